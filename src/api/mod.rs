@@ -1,0 +1,1 @@
+//! The REST surface: wire types, conversion, routes, streams; and the client.

@@ -1,0 +1,4 @@
+//! The daemon's resources: containers, images, networks, volumes, their records and recovery.
+//!
+//! Implements `reconcile::Backend` in process.
+//! Reaches containers only through `shim::protocol`, the kernel only through `sys`.

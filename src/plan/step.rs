@@ -1,0 +1,102 @@
+//! The plan: a graph of steps, each with its cause.
+
+use std::time::Duration;
+
+use petgraph::graph::DiGraph;
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerConfig, NetworkConfig, VolumeConfig};
+use crate::compose::{Condition, Location};
+
+/// What has to be done, and in what order: an edge `a → b` says that `a` ends before `b` begins.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    pub graph: DiGraph<Step, ()>,
+    /// Remarks for the user that stop nothing (orphans, foreign volumes).
+    pub warnings: Vec<String>,
+}
+
+/// One step and the reason for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub action: Action,
+    pub cause: Cause,
+}
+
+/// Why a step is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cause {
+    /// A clause such as "the configuration of service web changed".
+    pub reason: String,
+    /// The line of the user's file that asks for it.
+    pub location: Option<Location>,
+}
+
+/// One action on the engine. Containers are named by their names, which the plan fixes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    EnsureImage {
+        service: String,
+        reference: String,
+        pull_policy: Option<String>,
+        platform: Option<String>,
+    },
+    CreateNetwork(NetworkConfig),
+    RemoveNetwork {
+        name: String,
+    },
+    CreateVolume(VolumeConfig),
+    RemoveVolume {
+        name: String,
+    },
+    CreateContainer {
+        service: String,
+        config: Box<ContainerConfig>,
+        /// The container that this one replaces: its anonymous volumes are handed over, and it is
+        /// removed and its name taken once the new one exists.
+        replaces: Option<String>,
+    },
+    /// Give a container another name (the last part of a replacement).
+    RenameContainer {
+        service: String,
+        from: String,
+        to: String,
+    },
+    StartContainer {
+        service: String,
+        container: String,
+    },
+    StopContainer {
+        service: String,
+        container: String,
+        /// `None`: the container's own.
+        timeout: Option<Duration>,
+    },
+    RestartContainer {
+        service: String,
+        container: String,
+        timeout: Option<Duration>,
+    },
+    KillContainer {
+        service: String,
+        container: String,
+        signal: String,
+    },
+    RemoveContainer {
+        service: String,
+        container: String,
+        /// Its anonymous volumes, too.
+        volumes: bool,
+        force: bool,
+    },
+    /// Wait until the containers meet the condition.
+    AwaitCondition {
+        service: String,
+        containers: Vec<String>,
+        condition: Condition,
+        /// When false, a failure is a warning and what depends on this goes on.
+        required: bool,
+        timeout: Option<Duration>,
+    },
+}

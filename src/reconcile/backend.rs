@@ -1,0 +1,125 @@
+//! What reconciliation needs of an engine.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::compose::ProjectName;
+use crate::plan::{ContainerConfig, NetworkConfig, Observed, ObservedContainer, VolumeConfig};
+
+/// Why an engine could not do what it was asked, in terms that a person can act on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[error("{message}")]
+pub struct BackendError {
+    pub kind: FailureKind,
+    /// The whole chain of causes in one sentence, lower case, no full stop.
+    pub message: String,
+    /// What to do about it, each a sentence.
+    #[serde(default)]
+    pub hints: Vec<String>,
+}
+
+/// The classes of failure that callers treat differently; each maps to one HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The request contradicts itself or the machine (400).
+    Invalid,
+    NotFound,
+    Conflict,
+    /// The program could not be started (command not found: 127, not executable: 126).
+    StartFailed {
+        exit_code: i32,
+    },
+    /// The kernel or this machine lacks something.
+    Unsupported,
+    Internal,
+}
+
+/// Containers are named by name or id. All verbs are create-or-adopt and idempotent where Docker's
+/// are: starting a running container and removing an absent one succeed.
+pub trait Backend: Send + Sync + 'static {
+    fn observe(
+        &self,
+        project: &ProjectName,
+    ) -> impl Future<Output = Result<Observed, BackendError>> + Send;
+    fn inspect(
+        &self,
+        container: &str,
+    ) -> impl Future<Output = Result<ObservedContainer, BackendError>> + Send;
+
+    /// Makes the image present, reporting progress; returns the image id.
+    fn ensure_image(
+        &self,
+        reference: &str,
+        pull_policy: Option<&str>,
+        platform: Option<&str>,
+        progress: mpsc::UnboundedSender<ImageProgress>,
+    ) -> impl Future<Output = Result<String, BackendError>> + Send;
+
+    fn create_network(
+        &self,
+        config: &NetworkConfig,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn remove_network(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn create_volume(
+        &self,
+        config: &VolumeConfig,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn remove_volume(&self, name: &str) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Returns the id. `inherit_volumes_from` hands over the anonymous volumes of that container.
+    fn create_container(
+        &self,
+        config: &ContainerConfig,
+        inherit_volumes_from: Option<&str>,
+    ) -> impl Future<Output = Result<String, BackendError>> + Send;
+    fn rename_container(
+        &self,
+        container: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn start_container(
+        &self,
+        container: &str,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn stop_container(
+        &self,
+        container: &str,
+        timeout: Option<Duration>,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn kill_container(
+        &self,
+        container: &str,
+        signal: &str,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn remove_container(
+        &self,
+        container: &str,
+        volumes: bool,
+        force: bool,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// A subscription to every change of containers from now on. A lagging receiver is told so by
+    /// the channel and has to look again.
+    fn subscribe(&self) -> tokio::sync::broadcast::Receiver<ContainerChange>;
+}
+
+/// Something happened to a container; look at it for its new state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerChange {
+    pub id: String,
+    pub name: String,
+}
+
+/// Progress of making an image present.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ImageProgress {
+    /// Short digest of the layer, or the reference for the whole.
+    pub part: String,
+    /// Verb: `reading`, `unpacking`, `complete`.
+    pub status: String,
+    pub current_bytes: u64,
+    pub total_bytes: u64,
+}

@@ -1,0 +1,1 @@
+//! The process beside a container: protocol, supervision, stdio, exit record.

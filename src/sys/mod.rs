@@ -1,0 +1,3 @@
+//! The kernel, and all `unsafe`. Imports nothing of ours.
+
+#![allow(unsafe_code)]
