@@ -2,3 +2,8 @@
 //!
 //! Implements `reconcile::Backend` in process.
 //! Reaches containers only through `shim::protocol`, the kernel only through `sys`.
+
+mod roots;
+pub mod store;
+
+pub use roots::*;
