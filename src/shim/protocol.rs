@@ -43,6 +43,13 @@ pub struct Bundle {
     pub rootfs: Rootfs,
     /// Where stdout and stderr are recorded; see `shim::log` for the format.
     pub log_path: PathBuf,
+    /// `USER`, `user:`: name or uid, optionally `:group`. Resolved inside the container's root, from
+    /// its own passwd and group files (HAZARDS S13–S15). `None` and empty are root.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Supplementary groups by name or number, beside those of the group file.
+    #[serde(default)]
+    pub group_add: Vec<String>,
     /// Run our own init as process 1: it forwards signals and reaps.
     #[serde(default)]
     pub init: bool,
@@ -129,6 +136,11 @@ pub enum Call {
     Exec {
         exec_id: String,
         process: Box<oci_spec::runtime::Process>,
+        /// As [`Bundle::user`].
+        #[serde(default)]
+        user: Option<String>,
+        #[serde(default)]
+        group_add: Vec<String>,
         tty: bool,
         /// `(columns, rows)`.
         size: Option<(u16, u16)>,
