@@ -4,11 +4,13 @@
 //! that a newer engine can read what an older one wrote and an older one refuses what it does not
 //! understand instead of changing it.
 //!
-//! Commits are durable when they return. Runtime facts (pids, phases) do not belong here but in the
+//! Commits are durable when they return, and are grouped: callers that arrive while one commit is
+//! being written share the next, so that fifty containers cost a few disk flushes, not fifty.
+//! Runtime facts (pids, phases) do not belong here but in the
 //! run directory, because a container's start must not wait for a disk.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -35,18 +37,6 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Table; 9] = [
-        Table::Meta,
-        Table::Projects,
-        Table::Containers,
-        Table::Networks,
-        Table::Endpoints,
-        Table::Volumes,
-        Table::Images,
-        Table::References,
-        Table::Snapshots,
-    ];
-
     fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         TableDefinition::new(match self {
             Table::Meta => "meta",
@@ -73,8 +63,9 @@ pub enum StoreError {
         "the state store was written by a newer wharf (schema {found}, this program reads up to {SCHEMA})"
     )]
     TooNew { found: u32 },
+    /// Shared, because one failed commit fails every batch that was grouped into it.
     #[error("cannot read or write the state store")]
-    Storage(#[source] Box<redb::Error>),
+    Storage(#[source] Arc<redb::Error>),
     #[error("record {key:?} of the state store does not have the expected form")]
     Record {
         key: String,
@@ -83,14 +74,21 @@ pub enum StoreError {
 }
 
 fn storage(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Storage(Box::new(error.into()))
+    StoreError::Storage(Arc::new(error.into()))
 }
 
 /// A handle; clones share the store.
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Database>,
+    /// Batches that wait for the next commit.
+    waiting: Arc<Mutex<Vec<(Batch, Arc<Outcome>)>>>,
+    /// Held by the caller that writes.
+    writer: Arc<Mutex<()>>,
 }
+
+/// The fate of one batch, set by whichever caller wrote it.
+type Outcome = Mutex<Option<Result<(), Arc<redb::Error>>>>;
 
 /// Changes that become visible and durable together.
 #[derive(Default)]
@@ -127,6 +125,8 @@ impl Store {
             })?;
         let store = Store {
             database: Arc::new(database),
+            waiting: Arc::default(),
+            writer: Arc::default(),
         };
         match store.get::<u32>(Table::Meta, "schema")? {
             Some(found) if found > SCHEMA => return Err(StoreError::TooNew { found }),
@@ -187,28 +187,49 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
-        let write = self.database.begin_write().map_err(storage)?;
-        for kind in Table::ALL {
-            let mut changes = batch
-                .changes
-                .iter()
-                .filter(|(table, ..)| *table == kind)
-                .peekable();
-            if changes.peek().is_none() {
-                continue;
-            }
-            let mut table = write.open_table(kind.definition()).map_err(storage)?;
-            for (_, key, value) in changes {
-                match value {
-                    Some(bytes) => table
-                        .insert(key.as_str(), bytes.as_slice())
-                        .map_err(storage)?,
-                    None => table.remove(key.as_str()).map_err(storage)?,
-                };
-            }
+        let outcome = Arc::new(Outcome::default());
+        lock(&self.waiting).push((batch, outcome.clone()));
+        let _writing = lock(&self.writer);
+        // Whoever held the writer before us took every waiting batch, perhaps ours.
+        if let Some(result) = lock(&outcome).take() {
+            return result.map_err(StoreError::Storage);
         }
-        write.commit().map_err(storage)
+        let group = std::mem::take(&mut *lock(&self.waiting));
+        let result = self
+            .write(group.iter().map(|(batch, _)| batch))
+            .map_err(Arc::new);
+        for (_, other) in &group {
+            *lock(other) = Some(result.clone());
+        }
+        result.map_err(StoreError::Storage)
     }
+
+    /// [`Store::commit`] for async callers: the disk is waited for on a thread of its own.
+    pub async fn commit_async(&self, batch: Batch) -> Result<(), StoreError> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || store.commit(batch)).await {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    fn write<'a>(&self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        for (kind, key, value) in batches.flat_map(|batch| &batch.changes) {
+            let mut table = write.open_table(kind.definition())?;
+            match value {
+                Some(bytes) => table.insert(key.as_str(), bytes.as_slice())?,
+                None => table.remove(key.as_str())?,
+            };
+        }
+        Ok(write.commit()?)
+    }
+}
+
+/// Locks even after a panic elsewhere: the data behind these locks is replaced whole, never left
+/// half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, StoreError> {
@@ -240,6 +261,19 @@ mod tests {
         assert_eq!(store.get::<u32>(Table::Containers, "a").unwrap(), Some(2));
         store.remove(Table::Volumes, "a").unwrap();
         assert_eq!(store.get::<u32>(Table::Volumes, "a").unwrap(), None);
+    }
+
+    #[test]
+    fn commits_from_many_threads_are_all_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.redb")).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..32u32 {
+                let store = &store;
+                scope.spawn(move || store.put(Table::Containers, &n.to_string(), &n).unwrap());
+            }
+        });
+        assert_eq!(store.list::<u32>(Table::Containers).unwrap().len(), 32);
     }
 
     #[test]
