@@ -1,0 +1,227 @@
+//! Turns this process into the engine.
+//!
+//! The order matters:
+//!
+//! 1. leave the caller's session, cgroup, directory and descriptors (HAZARDS L5);
+//! 2. go on as a sealed copy of the executable, which no container can write to through
+//!    `/proc/<pid>/exe` (S1, CVE-2019-5736);
+//! 3. fork the spawner while there is one thread (a fork of a threaded process may only exec);
+//! 4. take the lock that makes this the only engine of its run directory (L6) — after the fork,
+//!    because a lock belongs to the open file, which a fork shares;
+//! 5. leave the host's mount namespace;
+//! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
+
+use crate::engine::{Engine, EngineError, Roots, chain};
+
+/// How `engine run` was called.
+pub struct EngineOptions {
+    pub roots: Roots,
+    /// Where the starter waits for `ok` or an error text.
+    pub ready: Option<OwnedFd>,
+    /// The arguments after the executable, for going on as the sealed copy.
+    pub arguments: Vec<CString>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error("cannot {action}")]
+    System {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use {path}")]
+    Path {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another engine has the lock {path}")]
+    Locked { path: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |source| BootError::System { action, source }
+}
+
+/// Runs the engine until it is told to end.
+pub fn engine(options: EngineOptions) -> ExitCode {
+    let mut ready = options.ready.as_ref().and_then(|fd| fd.try_clone().ok()).map(File::from);
+    let report = |text: &str, ready: &mut Option<File>| {
+        if let Some(pipe) = ready.take() {
+            // The starter may have gone; the engine lives on without it.
+            let _ = (&pipe).write_all(text.as_bytes());
+        }
+    };
+    match boot(&options, |()| report("ok\n", &mut ready)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::error!("{text}");
+            report(&text, &mut ready);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn boot(options: &EngineOptions, on_ready: impl FnOnce(())) -> Result<(), BootError> {
+    detach(&options.roots)?;
+    seal(&options.arguments)?;
+    let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
+    let _lock = lock(&options.roots.run.join("engine.lock"))?;
+    // The engine's own mounts, if it makes any, are nobody else's to see.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(io::Error::from)
+        .map_err(system("leave the host's mount namespace"))?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
+    )
+    .map_err(io::Error::from)
+    .map_err(system("make the engine's mounts private"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the async runtime"))?;
+    runtime.block_on(serve(&options.roots, spawner, on_ready))
+}
+
+/// Leaves everything of the process that started us.
+fn detach(roots: &Roots) -> Result<(), BootError> {
+    // Fails when we lead a session already, which is as good.
+    let _ = nix::unistd::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    std::env::set_current_dir("/").map_err(system("enter the root directory"))?;
+    for dir in [&roots.run, &roots.data] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| BootError::Path { path: dir.display().to_string(), source })?;
+    }
+    raise_nofile();
+    Ok(())
+}
+
+/// Every container costs the engine a few descriptors; containers get limits of their own (S35).
+fn raise_nofile() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // A refusal leaves the limit that we were given.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Goes on as a sealed copy of this executable in memory, unless this is it already.
+fn seal(arguments: &[CString]) -> Result<(), BootError> {
+    let exe = std::fs::read_link("/proc/self/exe").map_err(system("read /proc/self/exe"))?;
+    if exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
+        return Ok(());
+    }
+    let mut program = File::open("/proc/self/exe").map_err(system("open the executable"))?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = rustix::fs::memfd_create("wharf", flags | MemfdFlags::EXEC)
+        // MFD_EXEC is Linux 6.3; older kernels make every memfd executable.
+        .or_else(|_| rustix::fs::memfd_create("wharf", flags))
+        .map_err(|error| system("make the sealed copy of the executable")(error.into()))?;
+    let mut copy = File::from(memfd);
+    io::copy(&mut program, &mut copy).map_err(system("copy the executable"))?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )
+    .map_err(|error| system("seal the copy of the executable")(error.into()))?;
+    let name = CString::from(c"wharf");
+    let argv: Vec<CString> = std::iter::once(name).chain(arguments.iter().cloned()).collect();
+    let environment: Vec<CString> = std::env::vars_os()
+        .filter_map(|(key, value)| {
+            use std::os::unix::ffi::OsStrExt;
+            CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        })
+        .collect();
+    // `vm.memfd_noexec=2` refuses (S2); going on as the file itself is then the lesser evil only
+    // if the file cannot be written through /proc: a read-only clone of its mount.
+    match nix::unistd::fexecve(copy.as_fd(), &argv, &environment) {
+        Err(error) => {
+            tracing::warn!(%error, "cannot execute a sealed copy; trying a read-only mount of the file");
+            crate::sys::exe::exec_from_read_only_mount(&exe, &argv, &environment)
+                .map_err(system("execute a protected copy of the program"))
+        }
+    }
+}
+
+/// Takes the engine's lock for life.
+fn lock(path: &Path) -> Result<File, BootError> {
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| BootError::Path { path: path.display().to_string(), source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked { path: path.display().to_string() }),
+        Err(error) => Err(BootError::Path { path: path.display().to_string(), source: error.into() }),
+    }
+}
+
+async fn serve(
+    roots: &Roots,
+    spawner: OwnedFd,
+    on_ready: impl FnOnce(()),
+) -> Result<(), BootError> {
+    let engine = Engine::open(roots.clone(), spawner).await?;
+    let listener = listen(&roots.socket)?;
+    on_ready(());
+    crate::api::server::serve(engine.clone(), listener, ended()).await;
+    engine.say_goodbye().await;
+    // The next engine binds anew; a socket file without a listener would only mislead.
+    let _ = std::fs::remove_file(&roots.socket);
+    Ok(())
+}
+
+/// Binds the API's socket. We hold the lock: a socket file that is there is a dead engine's.
+fn listen(path: &Path) -> Result<tokio::net::UnixListener, BootError> {
+    let failed = |source| BootError::Path { path: path.display().to_string(), source };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // Reaching the socket is being root: it has its mode from the moment it exists (S47).
+    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o117));
+    let listener = tokio::net::UnixListener::bind(path);
+    rustix::process::umask(old);
+    let listener = listener.map_err(failed)?;
+    if let Some(parent) = path.parent() {
+        // Others may pass through to the socket, if its group lets them; they list nothing.
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    }
+    tracing::info!(socket = %path.display(), fd = listener.as_raw_fd(), "listening");
+    Ok(listener)
+}
+
+/// Ends when the engine is asked to: SIGTERM or SIGINT.
+async fn ended() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

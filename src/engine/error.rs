@@ -1,0 +1,172 @@
+//! Why the engine could not do something, and what a person can do about it.
+
+use super::container::ShimError;
+use super::image::ImageError;
+use super::network::NetworkError;
+use super::store::StoreError;
+use super::volume::VolumeError;
+use crate::reconcile::{BackendError, FailureKind};
+use crate::shim::protocol;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("no such container: {name}")]
+    NoSuchContainer { name: String },
+    #[error("the container name {name:?} is already in use by container {holder}")]
+    NameTaken { name: String, holder: String },
+    #[error("container {name} is not running")]
+    NotRunning { name: String },
+    #[error("container {name} is running")]
+    StillRunning { name: String },
+    #[error(
+        "container {name} did not end although every process of it was sent SIGKILL; \
+         one is in uninterruptible sleep"
+    )]
+    StopTimedOut { name: String },
+    #[error("container {name} cannot share a namespace with {other}, which is not running")]
+    NamespaceOwnerDown { name: String, other: String },
+    #[error("invalid signal {signal:?}")]
+    InvalidSignal { signal: String },
+    #[error("volume {volume} is in use by {users}")]
+    VolumeInUse { volume: String, users: String },
+    #[error("the specification of container {name} is not possible")]
+    Spec {
+        name: String,
+        source: super::container::SpecError,
+    },
+    #[error("cannot start container {name}")]
+    Start {
+        name: String,
+        source: protocol::Failure,
+    },
+    #[error("the shim of container {name} ended before the container started")]
+    ShimDied { name: String },
+    #[error("container {name}")]
+    Shim { name: String, source: ShimError },
+    #[error("bind source path does not exist: {path}")]
+    BindSourceMissing { path: String },
+    #[error("cannot {action} {path}")]
+    File {
+        action: &'static str,
+        path: String,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl EngineError {
+    /// The exit code that Docker gives a container which could not be started.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            EngineError::Start { source, .. } => match source.kind {
+                protocol::FailureKind::CommandNotFound => 127,
+                protocol::FailureKind::CommandNotExecutable => 126,
+                protocol::FailureKind::Invalid | protocol::FailureKind::System => 128,
+            },
+            _ => 128,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let one = |hint: String| vec![hint];
+        match self {
+            EngineError::NameTaken { name, .. } => one(format!(
+                "remove or rename the other container, or give this one another `container_name` than {name}"
+            )),
+            EngineError::BindSourceMissing { path } => one(format!(
+                "create {path}, or write `create_host_path: true` under `bind`"
+            )),
+            EngineError::Start { source, .. } => match source.kind {
+                protocol::FailureKind::CommandNotFound => one(
+                    "check `command` and `entrypoint`: the program must exist inside the image, \
+                     and a script's interpreter must, too"
+                        .to_owned(),
+                ),
+                protocol::FailureKind::CommandNotExecutable => one(
+                    "the file exists but cannot be executed: check its mode, its `#!` line and \
+                     its architecture"
+                        .to_owned(),
+                ),
+                _ => Vec::new(),
+            },
+            EngineError::File { source, .. } if is_disk_full(source) => {
+                one("the disk is full: free space under the data root, then try again".to_owned())
+            }
+            EngineError::Network(error) => error.hints(),
+            EngineError::Image(error) => error.hints(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn kind(&self) -> FailureKind {
+        match self {
+            EngineError::NoSuchContainer { .. } => FailureKind::NotFound,
+            EngineError::NameTaken { .. }
+            | EngineError::NotRunning { .. }
+            | EngineError::StillRunning { .. }
+            | EngineError::VolumeInUse { .. }
+            | EngineError::NamespaceOwnerDown { .. } => FailureKind::Conflict,
+            EngineError::InvalidSignal { .. }
+            | EngineError::Spec { .. }
+            | EngineError::BindSourceMissing { .. } => FailureKind::Invalid,
+            EngineError::Start { .. } => FailureKind::StartFailed {
+                exit_code: self.exit_code(),
+            },
+            EngineError::Shim {
+                source: ShimError::Refused(failure),
+                ..
+            } => match failure.kind {
+                protocol::FailureKind::CommandNotFound => FailureKind::StartFailed { exit_code: 127 },
+                protocol::FailureKind::CommandNotExecutable => {
+                    FailureKind::StartFailed { exit_code: 126 }
+                }
+                protocol::FailureKind::Invalid => FailureKind::Invalid,
+                protocol::FailureKind::System => FailureKind::Internal,
+            },
+            EngineError::Network(error) => error.kind(),
+            EngineError::Image(error) => error.kind(),
+            EngineError::Volume(error) => error.kind(),
+            EngineError::StopTimedOut { .. }
+            | EngineError::ShimDied { .. }
+            | EngineError::Shim { .. }
+            | EngineError::File { .. }
+            | EngineError::Store(_) => FailureKind::Internal,
+        }
+    }
+}
+
+fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
+}
+
+impl From<EngineError> for BackendError {
+    fn from(error: EngineError) -> BackendError {
+        BackendError {
+            kind: error.kind(),
+            message: chain(&error),
+            hints: error.hints(),
+        }
+    }
+}
