@@ -23,3 +23,5 @@ pub mod root;
 pub mod signal;
 
 pub mod socket;
+pub mod bpf;
+pub mod seccomp;
