@@ -11,25 +11,56 @@
 //! 5. leave the host's mount namespace;
 //! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 
 use crate::engine::{Engine, EngineError, Roots, chain};
+use crate::sys::mount;
 
 /// How `engine run` was called.
+#[derive(Debug)]
 pub struct EngineOptions {
     pub roots: Roots,
-    /// Where the starter waits for `ok` or an error text.
-    pub ready: Option<OwnedFd>,
+    /// The pipe where the starter waits for `ok` or an error text: a descriptor we inherited.
+    ready_fd: Option<u32>,
     /// The arguments after the executable, for going on as the sealed copy.
-    pub arguments: Vec<CString>,
+    arguments: Vec<CString>,
+}
+
+impl EngineOptions {
+    /// `None` unless the arguments are `engine run` with options: our own callers' only form.
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<EngineOptions> {
+        let all: Vec<OsString> = arguments.skip(1).collect();
+        let (role, options) = all.split_at_checked(2)?;
+        if role[0] != "engine" || role[1] != "run" {
+            return None;
+        }
+        let value = |name: &str| {
+            let at = options.iter().position(|option| option == name)?;
+            options.get(at + 1).cloned()
+        };
+        let data = value("--data-root").map_or_else(|| PathBuf::from("/var/lib/wharf"), PathBuf::from);
+        let run = value("--run-root").map_or_else(|| PathBuf::from("/run/wharf"), PathBuf::from);
+        let socket = value("--host").map_or_else(
+            || run.join("wharf.sock"),
+            |host| PathBuf::from(host.to_str().and_then(|h| h.strip_prefix("unix://")).unwrap_or_default()),
+        );
+        Some(EngineOptions {
+            roots: Roots { data, run, socket },
+            ready_fd: value("--ready-fd").and_then(|fd| fd.to_str()?.parse().ok()),
+            arguments: all
+                .into_iter()
+                .filter_map(|argument| CString::new(argument.into_encoded_bytes()).ok())
+                .collect(),
+        })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +89,10 @@ fn system(action: &'static str) -> impl FnOnce(io::Error) -> BootError {
 
 /// Runs the engine until it is told to end.
 pub fn engine(options: EngineOptions) -> ExitCode {
-    let mut ready = options.ready.as_ref().and_then(|fd| fd.try_clone().ok()).map(File::from);
+    start_logging();
+    let mut ready = options.ready_fd.and_then(|fd| {
+        std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}")).ok()
+    });
     let report = |text: &str, ready: &mut Option<File>| {
         if let Some(pipe) = ready.take() {
             // The starter may have gone; the engine lives on without it.
@@ -76,9 +110,22 @@ pub fn engine(options: EngineOptions) -> ExitCode {
     }
 }
 
+/// The log goes to standard error, which the starter has pointed at `<run>/engine.log`.
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("WHARF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call in one process (tests) keeps the first's.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .try_init();
+}
+
 fn boot(options: &EngineOptions, on_ready: impl FnOnce(())) -> Result<(), BootError> {
     detach(&options.roots)?;
     seal(&options.arguments)?;
+    enter_own_cgroup(&options.roots);
     let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
     let _lock = lock(&options.roots.run.join("engine.lock"))?;
     // The engine's own mounts, if it makes any, are nobody else's to see.
@@ -151,14 +198,41 @@ fn seal(arguments: &[CString]) -> Result<(), BootError> {
             CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
         })
         .collect();
-    // `vm.memfd_noexec=2` refuses (S2); going on as the file itself is then the lesser evil only
-    // if the file cannot be written through /proc: a read-only clone of its mount.
-    match nix::unistd::fexecve(copy.as_fd(), &argv, &environment) {
-        Err(error) => {
-            tracing::warn!(%error, "cannot execute a sealed copy; trying a read-only mount of the file");
-            crate::sys::exe::exec_from_read_only_mount(&exe, &argv, &environment)
-                .map_err(system("execute a protected copy of the program"))
-        }
+    let Err(refused) = nix::unistd::fexecve(copy.as_fd(), &argv, &environment);
+    // `vm.memfd_noexec=2` refuses (S2): then the file itself, seen through a read-only clone of
+    // its mount, which cannot be written through `/proc/<pid>/exe` either.
+    let exec_read_only = || -> io::Result<()> {
+        let mount = mount::clone_path(&exe, mount::Depth::Single)?;
+        let read_only = mount::Change {
+            set: mount::Attr::MOUNT_ATTR_RDONLY.bits().into(),
+            ..mount::Change::default()
+        };
+        mount::set_attributes(&mount, mount::Depth::Single, read_only)?;
+        let file = rustix::fs::openat(
+            &mount,
+            "",
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap_or(mount);
+        nix::unistd::fexecve(&file, &argv, &environment)?;
+        Ok(())
+    };
+    exec_read_only().map_err(|source| {
+        tracing::error!(%refused, "cannot execute a sealed copy of the program");
+        BootError::System { action: "execute a protected copy of the program", source }
+    })
+}
+
+/// A cgroup of our own, in every hierarchy: what ends the caller's (a CI job, an SSH session)
+/// must not end us. Where the caller may not do that, staying is all there is.
+fn enter_own_cgroup(roots: &Roots) {
+    let tag = roots.tag();
+    let base = if tag.is_empty() { "wharf".to_owned() } else { format!("wharf-{tag}") };
+    let path = Path::new(&base).join("engine");
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    if let Err(error) = crate::runtime::cgroup::enter(&path, pid) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot leave the caller's cgroup");
     }
 }
 

@@ -234,7 +234,7 @@ impl Driver {
             }
             Command::Stop { timeout, reply } => self.stop(timeout, reply).await,
             Command::Kill { signal, reply } => {
-                let result = match (&self.shim, self.is_running()) {
+                let result = match (self.shim.clone(), self.is_running()) {
                     (Some(shim), true) => {
                         if signal == libc_sigkill() {
                             self.note_manual_stop().await;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
-use super::{ContainerRecord, Shim, ShimError};
+use super::{ContainerRecord, Shim};
 use crate::engine::container::spec::{self, ResolvedMount, SpecInput};
 use crate::engine::image::Image;
 use crate::engine::network::{Attach, Attachment, Netns};
@@ -64,8 +64,7 @@ async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
         let name = record.config.name.clone();
         move |source: std::io::Error| EngineError::File { action, path: name, source }
     };
-    let (ours, theirs) = crate::sys::seqpacket::pair()
-        .map_err(std::io::Error::from)
+    let (ours, theirs) = crate::sys::socket::pair()
         .map_err(failed("make the control socket of container"))?;
     let mut fds = vec![theirs];
     let has_netns = network.netns.is_some();

@@ -10,14 +10,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shim::protocol::{Answer, Call, Event, Failure, Message, Request, file};
-use crate::sys::seqpacket;
+use crate::sys::{fd, socket};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -30,6 +28,9 @@ pub enum ShimError {
     #[error("the container's shim gave an answer that does not fit the request")]
     Protocol,
 }
+
+/// The longest packet, bytes; below the default `SO_SNDBUF`, so that one always fits.
+const MAX_MESSAGE: usize = 128 * 1024;
 
 type Reply = Result<(Answer, Vec<OwnedFd>), ShimError>;
 
@@ -48,9 +49,8 @@ pub struct Shim {
 impl Shim {
     /// Takes over a connected socket. The receiver ends when the shim is gone.
     pub fn attach(socket: OwnedFd) -> io::Result<(Shim, mpsc::UnboundedReceiver<Event>)> {
-        let flags = fcntl_getfl(&socket)?;
-        fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
+        fd::set_nonblocking(&socket)?;
+        let socket = AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
         let (outgoing, requests) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(serve(Arc::new(socket), requests, events));
@@ -60,21 +60,8 @@ impl Shim {
     /// Connects to a shim that an earlier engine left behind.
     pub fn connect(run_dir: &Path) -> Result<(Shim, mpsc::UnboundedReceiver<Event>), ShimError> {
         let connect = || -> io::Result<OwnedFd> {
-            use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-            let socket = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::SEQPACKET,
-                SocketFlags::CLOEXEC,
-                None,
-            )?;
-            // `sun_path` holds 108 bytes: address the socket through the open directory (L42).
-            let dir = rustix::fs::open(run_dir, OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty())?;
-            let path = format!(
-                "/proc/self/fd/{}/{}",
-                std::os::fd::AsRawFd::as_raw_fd(&dir),
-                file::SOCKET
-            );
-            rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+            let socket = socket::connect(&run_dir.join(file::SOCKET))?;
+            // Only the shim that our user started may speak for a container (S48).
             let peer = rustix::net::sockopt::socket_peercred(&socket)?;
             if peer.uid != rustix::process::geteuid() {
                 return Err(io::Error::from(io::ErrorKind::PermissionDenied));
@@ -108,14 +95,14 @@ async fn serve(
 ) {
     let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
     let mut next_id = 0;
-    let mut buffer = vec![0; seqpacket::MAX_MESSAGE];
+    let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         tokio::select! {
             // Cancel-safe: readiness is only noted, the packet is read below in one call.
             ready = socket.readable() => {
                 let Ok(mut guard) = ready else { return };
                 let packet = guard.try_io(|fd| {
-                    seqpacket::receive(fd.as_fd(), &mut buffer).map_err(io::Error::from)
+                    socket::receive(fd, &mut buffer)
                 });
                 let (length, fds) = match packet {
                     Err(_would_block) => continue,
@@ -166,12 +153,7 @@ pub async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> i
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     loop {
         let mut guard = socket.writable().await?;
-        let result = guard.try_io(|fd| {
-            seqpacket::send(fd.as_fd(), bytes, &fds).map_err(|error| match error {
-                Errno::AGAIN => io::ErrorKind::WouldBlock.into(),
-                other => io::Error::from(other),
-            })
-        });
+        let result = guard.try_io(|packets| socket::send(packets, bytes, &fds));
         if let Ok(result) = result {
             return result;
         }

@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::shim::send;
 use crate::shim::protocol::Spawn;
+use crate::sys::fd;
 
 /// The socket to the spawner process, which was forked before the engine had threads.
 pub struct Spawner {
@@ -18,9 +18,8 @@ pub struct Spawner {
 impl Spawner {
     /// Takes over the engine's end. Must be called inside the runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Spawner> {
-        let flags = fcntl_getfl(&socket)?;
-        fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
-        let socket = AsyncFd::with_interest(socket, Interest::WRITABLE)?;
+        fd::set_nonblocking(&socket)?;
+        let socket = AsyncFd::register_with_interest(socket, Interest::WRITABLE)?;
         Ok(Spawner { socket })
     }
 
