@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 
@@ -260,7 +261,14 @@ async fn serve(
     let engine = Engine::open(roots.clone(), spawner).await?;
     let listener = listen(&roots.socket)?;
     on_ready(());
-    crate::api::server::serve(engine.clone(), listener, ended()).await;
+    let closing = engine.closing().clone();
+    tokio::spawn(async move {
+        ended().await;
+        closing.cancel();
+    });
+    crate::api::server::serve(Arc::new(engine.clone()), listener, engine.closing().clone())
+        .await
+        .map_err(system("serve the API"))?;
     engine.say_goodbye().await;
     // The next engine binds anew; a socket file without a listener would only mislead.
     let _ = std::fs::remove_file(&roots.socket);

@@ -9,6 +9,7 @@
 
 pub mod client;
 mod containers;
+mod engine_host;
 mod host;
 #[cfg(test)]
 mod memory;

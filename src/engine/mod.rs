@@ -22,7 +22,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
+pub use clock::now;
 pub use error::{EngineError, chain};
 pub use roots::Roots;
 use shared::Shared;
@@ -35,6 +37,9 @@ use container::{Container, ContainerId, Spawner};
 pub struct Engine {
     shared: Arc<Shared>,
     containers: Arc<RwLock<HashMap<ContainerId, Container>>>,
+    closing: CancellationToken,
+    /// Nanoseconds since the epoch.
+    started_at: u64,
 }
 
 impl Engine {
@@ -45,9 +50,21 @@ impl Engine {
         let engine = Engine {
             shared,
             containers: Arc::default(),
+            closing: CancellationToken::new(),
+            started_at: clock::now(),
         };
         engine.recover().await?;
         Ok(engine)
+    }
+
+    /// Cancelled when the engine is to end.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Nanoseconds since the epoch.
+    pub fn started_at(&self) -> u64 {
+        self.started_at
     }
 
     pub fn roots(&self) -> &Roots {
@@ -86,6 +103,19 @@ impl Engine {
                 let _ = shim.call(crate::shim::protocol::Call::Goodbye).await;
             }
         }
+    }
+
+    /// Stops every container, all at once, each with its own grace period.
+    pub async fn stop_all(&self) {
+        let mut stops = tokio::task::JoinSet::new();
+        for container in self.containers() {
+            stops.spawn(async move {
+                if let Err(error) = container.stop(None).await {
+                    tracing::warn!(container = %container.view().record.config.name, error = &error as &dyn std::error::Error, "cannot stop");
+                }
+            });
+        }
+        stops.join_all().await;
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<ContainerId, Container>> {

@@ -1,7 +1,9 @@
 //! Extra processes in a running container, and the table of those that run.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime::Process;
@@ -10,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{Container, Shim, ShimError};
 use crate::engine::EngineError;
 use crate::shim::protocol::{Answer, Bundle, Call, file};
+use crate::sys::fd;
 
 /// Who waits for which exec of one container.
 #[derive(Default)]
@@ -53,6 +56,10 @@ impl ExecTable {
 pub struct ExecConfig {
     pub argv: Vec<String>,
     pub tty: bool,
+    /// Give it a stdin that the session writes into; else it is `/dev/null`.
+    pub stdin: bool,
+    /// Nobody will look at its output.
+    pub detach: bool,
     pub user: Option<String>,
     pub working_dir: Option<String>,
     /// `KEY=value` entries that are added to the container's environment.
@@ -65,14 +72,23 @@ pub struct ExecConfig {
 /// A running exec. Dropping it closes our ends of its pipes; the process goes on.
 pub struct ExecSession {
     pub pid: i32,
-    /// The terminal's master side, or the writing end of stdin.
-    pub input: Option<OwnedFd>,
-    /// The terminal's master side is `input`; without a terminal these are the reading ends.
-    pub stdout: Option<OwnedFd>,
-    pub stderr: Option<OwnedFd>,
+    pub stdio: ExecStdio,
     exec_id: String,
     shim: Shim,
     exit: oneshot::Receiver<i32>,
+}
+
+/// Our ends of an exec's standard streams.
+pub enum ExecStdio {
+    /// The terminal's master side.
+    Terminal(OwnedFd),
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// Nobody looks at it: its streams are `/dev/null`.
+    Detached,
 }
 
 impl ExecSession {
@@ -81,6 +97,23 @@ impl ExecSession {
         (&mut self.exit).await.unwrap_or(137)
     }
 
+    /// A handle for sending signals while somebody else waits.
+    pub fn signaller(&self) -> ExecSignaller {
+        ExecSignaller {
+            exec_id: self.exec_id.clone(),
+            shim: self.shim.clone(),
+        }
+    }
+}
+
+/// Sends signals to one exec.
+#[derive(Clone)]
+pub struct ExecSignaller {
+    exec_id: String,
+    shim: Shim,
+}
+
+impl ExecSignaller {
     pub async fn signal(&self, signal: i32) -> Result<(), ShimError> {
         let exec_id = self.exec_id.clone();
         self.shim.call(Call::SignalExec { exec_id, signal }).await.map(drop)
@@ -95,8 +128,7 @@ impl Container {
         let Some(shim) = view.shim.clone().filter(|_| view.is_running()) else {
             return Err(EngineError::NotRunning { name: name() });
         };
-        let run_dir = self.run_dir.clone();
-        exec(&shim, &run_dir, &self.execs, config)
+        exec(&shim, &self.run_dir, &self.execs, config)
             .await
             .map_err(|source| EngineError::Shim { name: name(), source })
     }
@@ -105,7 +137,7 @@ impl Container {
 /// Runs a process through the given shim; also used by health probes.
 pub(super) async fn exec(
     shim: &Shim,
-    run_dir: &std::path::Path,
+    run_dir: &Path,
     execs: &ExecTable,
     config: &ExecConfig,
 ) -> Result<ExecSession, ShimError> {
@@ -116,19 +148,8 @@ pub(super) async fn exec(
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).expect("getrandom(2) works on every supported kernel");
     let exec_id = hex::encode(random);
+    let (given, kept) = stdio(config).map_err(ShimError::Connect)?;
     let exit = execs.expect(&exec_id);
-    let pipe = || {
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| ShimError::Connect(error.into()))
-    };
-    let (mut given, mut kept) = (Vec::new(), None);
-    if !config.tty {
-        let (stdin, input) = pipe()?;
-        let (stdout, output) = pipe()?;
-        let (stderr, errors) = pipe()?;
-        given = vec![stdin, output, errors];
-        kept = Some((input, stdout, stderr));
-    }
     let call = Call::Exec {
         exec_id: exec_id.clone(),
         process: Box::new(process),
@@ -137,31 +158,45 @@ pub(super) async fn exec(
         tty: config.tty,
         size: config.size,
     };
-    let answer = shim.call_with(call, given).await;
-    let (pid, mut fds) = match answer {
-        Ok((Answer::Exec { pid }, fds)) => (pid, fds),
-        Ok(_) => {
-            execs.forget(&exec_id);
-            return Err(ShimError::Protocol);
-        }
-        Err(error) => {
-            execs.forget(&exec_id);
-            return Err(error);
-        }
+    let answer = match shim.call_with(call, given).await {
+        Ok((Answer::Exec { pid }, fds)) => Ok((pid, fds)),
+        Ok(_) => Err(ShimError::Protocol),
+        Err(error) => Err(error),
     };
-    let (input, stdout, stderr) = match kept {
-        Some((input, stdout, stderr)) => (Some(input), Some(stdout), Some(stderr)),
-        None => (fds.pop(), None, None),
+    let (pid, mut fds) = answer.inspect_err(|_| execs.forget(&exec_id))?;
+    let stdio = match kept {
+        Some(stdio) => stdio,
+        None => ExecStdio::Terminal(fds.pop().ok_or(ShimError::Protocol)?),
     };
     Ok(ExecSession {
         pid,
-        input,
-        stdout,
-        stderr,
+        stdio,
         exec_id,
         shim: shim.clone(),
         exit,
     })
+}
+
+/// The exec's ends of its streams, and ours. A terminal is made by the shim, inside.
+fn stdio(config: &ExecConfig) -> io::Result<(Vec<OwnedFd>, Option<ExecStdio>)> {
+    if config.tty {
+        return Ok((Vec::new(), None));
+    }
+    if config.detach {
+        let streams = [fd::null()?, fd::null()?, fd::null()?];
+        return Ok((streams.into(), Some(ExecStdio::Detached)));
+    }
+    let (input, stdin) = match config.stdin {
+        true => {
+            let (read, write) = fd::pipe()?;
+            (read, Some(write))
+        }
+        false => (fd::null()?, None),
+    };
+    let (stdout, output) = fd::pipe()?;
+    let (stderr, errors) = fd::pipe()?;
+    let kept = ExecStdio::Pipes { stdin, stdout, stderr };
+    Ok((vec![input, output, errors], Some(kept)))
 }
 
 /// The container's own process description with the exec's differences.

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Shim;
-use super::exec::{ExecConfig, ExecTable, exec};
+use super::exec::{ExecConfig, ExecStdio, ExecTable, exec};
 use crate::compose::Healthcheck;
 use crate::plan::Health;
 
@@ -183,10 +183,12 @@ async fn probe(check: &Check, shim: &Shim, run_dir: &std::path::Path, execs: &Ex
         Ok(session) => session,
         Err(error) => return failed(crate::engine::chain(&error)),
     };
-    drop(session.input.take());
-    let outputs = [session.stdout.take(), session.stderr.take()].map(reader);
+    let (mut stdout, mut stderr) =
+        match std::mem::replace(&mut session.stdio, ExecStdio::Detached) {
+            ExecStdio::Pipes { stdout, stderr, .. } => (reader(stdout), reader(stderr)),
+            ExecStdio::Terminal(_) | ExecStdio::Detached => (None, None),
+        };
     let mut output = Vec::new();
-    let (mut stdout, mut stderr) = outputs.into();
     let finished = tokio::time::timeout(check.timeout, async {
         // The probe's end decides, not the end of its output: a child it left behind may keep the
         // pipes open for ever.
@@ -211,14 +213,14 @@ async fn probe(check: &Check, shim: &Shim, run_dir: &std::path::Path, execs: &Ex
             }
         }
         Err(_elapsed) => {
-            let _ = session.signal(nix::sys::signal::Signal::SIGKILL as i32).await;
+            let _ = session.signaller().signal(nix::sys::signal::Signal::SIGKILL as i32).await;
             failed(format!("health check exceeded its timeout of {:?}", check.timeout))
         }
     }
 }
 
-fn reader(fd: Option<OwnedFd>) -> Option<pipe::Receiver> {
-    pipe::Receiver::from_owned_fd(fd?).ok()
+fn reader(fd: OwnedFd) -> Option<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(fd).ok()
 }
 
 async fn read(pipe: &mut Option<pipe::Receiver>, buffer: &mut [u8]) -> usize {

@@ -20,13 +20,14 @@ mod shim;
 mod signal;
 mod spawner;
 mod spec;
+mod terminal;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use exec::{ExecConfig, ExecSession};
+pub use exec::{ExecConfig, ExecSession, ExecSignaller, ExecStdio};
 pub use id::ContainerId;
 pub use log::{LogLine, LogQuery, LogWatch};
 pub use record::{ContainerRecord, RunRecord, VolumeMountRecord};
@@ -34,6 +35,7 @@ pub use shim::{Shim, ShimError};
 pub use spawner::Spawner;
 
 pub use signal::parse_signal;
+pub use terminal::Terminal;
 pub use spec::{ResolvedMount, SpecError};
 
 pub(super) use driver::{Adopted, Driver};
@@ -165,6 +167,23 @@ impl Container {
 
     pub async fn remove(&self, volumes: bool, force: bool) -> Result<(), EngineError> {
         self.ask(|reply| Command::Remove { volumes, force, reply }).await
+    }
+
+    /// The writing end of its stdin, or its terminal's master side. `None`: it has neither.
+    pub async fn attach_stdin(&self) -> Result<Option<std::os::fd::OwnedFd>, EngineError> {
+        let view = self.view();
+        let name = || view.record.config.name.clone();
+        let Some(shim) = view.shim.clone().filter(|_| view.is_running()) else {
+            return Err(EngineError::NotRunning { name: name() });
+        };
+        if !view.record.config.open_stdin && !view.record.config.tty {
+            return Ok(None);
+        }
+        let (_, mut fds) = shim
+            .call_with(crate::shim::protocol::Call::Attach, Vec::new())
+            .await
+            .map_err(|source| EngineError::Shim { name: name(), source })?;
+        Ok(fds.pop())
     }
 
     async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<(), EngineError> {
