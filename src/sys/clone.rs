@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
+/// libc's constant overflows its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Which side of the split this is.
 #[derive(Debug)]
 pub enum Side<T> {
@@ -36,8 +39,7 @@ pub fn fork() -> io::Result<Side<Pid>> {
 }
 
 /// `clone3(2)` without shared memory: a fork with new namespaces, a pidfd, and a cgroup to begin
-/// its life in. Falls back to a start outside the cgroup where `CLONE_INTO_CGROUP` is missing
-/// (Linux < 5.7); the returned flag tells.
+/// its life in (Linux 5.7).
 ///
 /// # Errors
 /// Of `clone3(2)`.
@@ -49,7 +51,7 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Sid
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: `args` is a valid clone_args of the given size and outlives the call; `pidfd` is

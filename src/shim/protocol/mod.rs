@@ -13,6 +13,8 @@
 //! (`SO_PEERCRED` checked on both ends) and speaks the same protocol; the newest connection wins.
 //! Compatibility: fields are only added, with defaults; `version` tells what a shim understands.
 
+pub mod log;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +43,7 @@ pub struct Bundle {
     /// The OCI runtime specification of the container. `root.path` is unused: see `rootfs`.
     pub spec: oci_spec::runtime::Spec,
     pub rootfs: Rootfs,
-    /// Where stdout and stderr are recorded; see `shim::log` for the format.
+    /// Where stdout and stderr are recorded; see [`log`] for the format.
     pub log_path: PathBuf,
     /// `USER`, `user:`: name or uid, optionally `:group`. Resolved inside the container's root, from
     /// its own passwd and group files (HAZARDS S13–S15). `None` and empty are root.
@@ -50,6 +52,10 @@ pub struct Bundle {
     /// Supplementary groups by name or number, beside those of the group file.
     #[serde(default)]
     pub group_add: Vec<String>,
+    /// Whether a specification without a `linux.seccomp` gets the default filter (which the spawner
+    /// has compiled once for all) or none.
+    #[serde(default)]
+    pub default_seccomp: bool,
     /// Run our own init as process 1: it forwards signals and reaps.
     #[serde(default)]
     pub init: bool,
