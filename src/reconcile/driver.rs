@@ -56,7 +56,15 @@ async fn try_up<B: Backend>(
             Reach::Dependencies
         };
         let services = &options.services;
-        check(backend, project, services, reach, options.wait_timeout, reports).await?;
+        check(
+            backend,
+            project,
+            services,
+            reach,
+            options.wait_timeout,
+            reports,
+        )
+        .await?;
     }
     Ok(n_steps)
 }

@@ -297,8 +297,7 @@ impl<B: Backend> Step<B> {
                 timeout,
                 ..
             } => {
-                let work =
-                    async { absent_is_fine(backend.stop_container(name, *timeout).await) };
+                let work = async { absent_is_fine(backend.stop_container(name, *timeout).await) };
                 if self.replaced.contains(name) {
                     return self.quietly(container(name), work).await;
                 }

@@ -61,7 +61,9 @@ impl WaitError {
             }
             WaitError::Unhealthy { container } => vec![
                 format!("see what it said with `wharf logs {service}`"),
-                format!("see what its health check said with `wharf container inspect {container}`"),
+                format!(
+                    "see what its health check said with `wharf container inspect {container}`"
+                ),
             ],
             WaitError::NoHealthcheck { .. } => vec![format!(
                 "give service {service} a `healthcheck:`, or depend on it with `service_started`"
