@@ -1,3 +1,6 @@
 //! The kernel, and all `unsafe`. Imports nothing of ours.
 
 #![allow(unsafe_code)]
+
+pub mod beneath;
+pub mod detached;
