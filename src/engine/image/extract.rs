@@ -509,12 +509,13 @@ fn resolve_link(path: &Path, link: &[u8]) -> PathBuf {
 }
 
 impl Extracted {
-    /// Bytes of file data.
-    pub fn n_bytes(&self) -> u64 {
-        self.0.n_bytes
+    /// Whether [`Extracted::complete`] would look at the layers below.
+    pub fn needs_lower(&self) -> bool {
+        !self.0.missing_links.is_empty() || !self.0.implicit.is_empty()
     }
 
     /// Does what needs the layers below: `lower` is the root of their merged view.
+    /// Returns the bytes of file data.
     pub fn complete(self, lower: Option<BorrowedFd<'_>>) -> Result<u64, LayerError> {
         let Extracted(mut layer) = self;
         for (path, target) in std::mem::take(&mut layer.missing_links) {

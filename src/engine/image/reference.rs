@@ -247,6 +247,18 @@ impl Reference {
         }
     }
 
+    /// The same source, naming the image `tag` in it; unchanged where sources have no tags.
+    pub fn with_tag(&self, tag: &str) -> Reference {
+        let mut reference = self.clone();
+        match &mut reference {
+            Reference::OciLayout { tag: t, .. }
+            | Reference::OciArchive { tag: t, .. }
+            | Reference::DockerArchive { tag: t, .. } => *t = Some(tag.to_owned()),
+            Reference::Registry { .. } | Reference::Rootfs(_) => {}
+        }
+        reference
+    }
+
     fn suffix(&self) -> String {
         match self {
             Reference::Registry {
