@@ -6,5 +6,6 @@
 pub mod image;
 mod roots;
 pub mod store;
+pub mod volume;
 
 pub use roots::*;

@@ -117,6 +117,11 @@ impl Copier {
     }
 }
 
+/// Gives `target` the owner, mode, times and attributes of `source`.
+pub fn copy_metadata(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    metadata::of_open(source)?.apply(target)
+}
+
 fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, CopyError> {
     result.map_err(|source| CopyError::Entry {
         path: path.to_owned(),

@@ -95,6 +95,7 @@ impl Extractor {
                     why: "the root can only be a directory",
                 });
             }
+            self.implicit.remove(&path);
             self.directories.insert(path, metadata);
             return Ok(());
         };

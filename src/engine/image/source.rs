@@ -139,8 +139,6 @@ pub struct Found {
     pub manifest: Option<(Digest, Vec<u8>)>,
     /// Bottom to top.
     pub layers: Vec<FoundLayer>,
-    /// Names that the source gives the image.
-    pub names: Vec<String>,
 }
 
 pub struct FoundLayer {
@@ -527,8 +525,6 @@ fn find_oci(
         }
         None => {}
     }
-    let mut names: Vec<String> = candidates.iter().flat_map(names_of).collect();
-    names.dedup();
     for _ in 0..MAX_NESTING {
         let chosen = choose(&source, &candidates, wanted)?;
         let (digest, bytes) = source.blob(&chosen)?;
@@ -560,7 +556,6 @@ fn find_oci(
             checked,
             Some((digest, bytes)),
             blobs,
-            names,
             wanted,
         );
     }
@@ -685,15 +680,13 @@ fn find_docker(
         });
     }
     let checked = config::check(&config_bytes)?;
-    let names = tags(&entry);
     let blobs = entry.layers.into_iter().map(|name| (name, None)).collect();
-    found(source, id, config_bytes, checked, None, blobs, names, wanted)
+    found(source, id, config_bytes, checked, None, blobs, wanted)
 }
 
 /// A layer's place in the source, and the digest and size of the blob where they are declared.
 type LayerBlob = (String, Option<(Digest, u64)>);
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one value")]
 fn found(
     source: Arc<Source>,
     id: Digest,
@@ -701,7 +694,6 @@ fn found(
     checked: CheckedConfig,
     manifest: Option<(Digest, Vec<u8>)>,
     blobs: Vec<LayerBlob>,
-    names: Vec<String>,
     wanted: Option<&Platform>,
 ) -> Result<Found, SourceError> {
     let n_layers = blobs.len();
@@ -742,7 +734,6 @@ fn found(
         checked,
         manifest,
         layers,
-        names,
     })
 }
 
