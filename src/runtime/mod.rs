@@ -1,10 +1,4 @@
 //! One OCI container: spec to namespaces, mounts, cgroup, seccomp, init. Used by the shim only.
-
-pub mod capabilities;
-pub mod cgroup;
-pub mod rlimits;
-pub mod seccomp;
-pub mod sysctl;
 //!
 //! ```text
 //! shim (host namespaces)                       child (single-threaded, a copy of the shim)

@@ -25,3 +25,5 @@ pub mod signal;
 pub mod socket;
 pub mod bpf;
 pub mod seccomp;
+pub mod beneath;
+pub mod detached;
