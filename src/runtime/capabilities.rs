@@ -199,3 +199,66 @@ pub fn set(wanted: &LinuxCapabilities) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_has_a_number() {
+        for (n, capability) in ALL.into_iter().enumerate() {
+            assert_eq!(number(capability), n as u32);
+            // The words of oci-spec are made by another hand.
+            let json = serde_json::to_value(capability).unwrap();
+            assert_eq!(json, format!("CAP_{}", word(capability)));
+            assert_eq!(parse(&word(capability).to_lowercase()), Some(capability));
+        }
+        assert_eq!(all().len(), 41);
+        // linux/capability.h
+        for (name, n) in [
+            ("CAP_SYS_ADMIN", 21),
+            ("net_raw", 13),
+            ("MKNOD", 27),
+            ("BPF", 39),
+        ] {
+            assert_eq!(parse(name).map(number), Some(n), "{name}");
+        }
+        assert_eq!(parse("ALL"), None);
+        assert_eq!(defaults().len(), 14);
+        assert_eq!(mask(&Some(defaults())), 0xa804_25fb);
+    }
+
+    /// Capability sets belong to a thread, the bounding set too.
+    #[test]
+    fn a_thread_ends_up_with_exactly_the_defaults() {
+        if !rustix::process::geteuid().is_root() {
+            tracing::warn!("not root: setting capabilities is not tested");
+            return;
+        }
+        let status = std::thread::spawn(|| {
+            let mut wanted = LinuxCapabilities::default();
+            wanted
+                .set_bounding(Some(defaults()))
+                .set_effective(Some(defaults()))
+                .set_permitted(Some(defaults()))
+                .set_inheritable(None)
+                .set_ambient(None);
+            drop_bounding(&wanted).unwrap();
+            set(&wanted).unwrap();
+            std::fs::read_to_string("/proc/thread-self/status").unwrap()
+        })
+        .join()
+        .unwrap();
+        let sets: Vec<&str> = status.lines().filter(|l| l.starts_with("Cap")).collect();
+        assert_eq!(
+            sets,
+            [
+                "CapInh:\t0000000000000000",
+                "CapPrm:\t00000000a80425fb",
+                "CapEff:\t00000000a80425fb",
+                "CapBnd:\t00000000a80425fb",
+                "CapAmb:\t0000000000000000",
+            ]
+        );
+    }
+}

@@ -97,3 +97,21 @@ fn prctl_filter(prog: &libc::sock_fprog) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Makes any system call, to see what a filter answers.
+///
+/// # Errors
+/// The call's errno.
+#[cfg(test)]
+pub fn probe(number: i64, arguments: [u64; 6]) -> io::Result<i64> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the tests that call this pass numbers and arguments by which no call writes memory,
+    // closes a descriptor or ends a thread: pointers are null, descriptors are -1, operations are
+    // out of range.
+    let rc = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(rc)
+    }
+}
