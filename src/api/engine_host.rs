@@ -22,7 +22,7 @@ use crate::compose::{Project, ProjectName};
 use crate::engine::container::{self, ExecSession, ExecSignaller, ExecStdio, Terminal, parse_signal};
 use crate::engine::{Engine, EngineError};
 use crate::plan::{self, ObservedContainer, Phase, labels};
-use crate::reconcile::{self, BackendError, Report};
+use crate::reconcile::{self, Backend, BackendError, Report};
 
 /// Bytes read from a process at once.
 const CHUNK: usize = 32 * 1024;
@@ -37,15 +37,26 @@ impl Host for Engine {
         verb: Verb,
         reports: mpsc::UnboundedSender<Report>,
     ) {
-        let desired = desired.as_ref();
-        // Each function sends its own last report, `Done` or `Failed`.
-        match verb {
+        let project = match desired {
+            Some(project) => project,
+            // No file at hand: the labels of what exists tell enough for everything but `up`.
+            None => match self.observe(&name).await {
+                Ok(observed) => plan::project_from_labels(&name, &observed),
+                Err(error) => {
+                    let kept = Vec::new();
+                    // A client that went away needs no answer.
+                    let _ = reports.send(Report::Failed { error, kept });
+                    return;
+                }
+            },
+        };
+        // Each of these sends its own last report, `Done` or `Failed`, so the result adds nothing.
+        let _ = match verb {
             Verb::Up(options) => {
-                let Some(project) = desired else { return };
-                reconcile::up(self, project, &up_options(options), reports).await;
+                reconcile::up(self, &project, &up_options(options), reports).await
             }
             Verb::Down(options) => {
-                reconcile::down(self, &name, desired, &down_options(options), reports).await;
+                reconcile::down(self, &project, &down_options(options), reports).await
             }
             Verb::Stop(options) => {
                 let options = plan::StopOptions {
@@ -53,7 +64,7 @@ impl Host for Engine {
                     timeout: options.timeout,
                     ..Default::default()
                 };
-                reconcile::stop(self, &name, desired, &options, reports).await;
+                reconcile::stop(self, &project, &options, reports).await
             }
             Verb::Start(options) => {
                 let options = plan::StartOptions {
@@ -62,7 +73,7 @@ impl Host for Engine {
                     wait_timeout: options.wait_timeout,
                     ..Default::default()
                 };
-                reconcile::start(self, &name, desired, &options, reports).await;
+                reconcile::start(self, &project, &options, reports).await
             }
             Verb::Restart(options) => {
                 let options = plan::RestartOptions {
@@ -71,7 +82,7 @@ impl Host for Engine {
                     timeout: options.timeout,
                     ..Default::default()
                 };
-                reconcile::restart(self, &name, desired, &options, reports).await;
+                reconcile::restart(self, &project, &options, reports).await
             }
             Verb::Kill(options) => {
                 let options = plan::KillOptions {
@@ -80,9 +91,9 @@ impl Host for Engine {
                     remove_orphans: options.remove_orphans,
                     ..Default::default()
                 };
-                reconcile::kill(self, &name, desired, &options, reports).await;
+                reconcile::kill(self, &project, &options, reports).await
             }
-        }
+        };
     }
 
     async fn list(

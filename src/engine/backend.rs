@@ -9,6 +9,7 @@ use super::container::{
 };
 use super::image::{Image, Reference};
 use super::store::{Batch, Table};
+use super::volume::{VolumeError, Volumes};
 use super::{Engine, EngineError, clock};
 use crate::compose::ProjectName;
 use crate::plan::{
@@ -28,7 +29,7 @@ impl Backend for Engine {
             containers,
             networks: self.shared.networks.list(),
             volumes: self.observed_volumes()?,
-            images: self.shared.images.references().map_err(EngineError::from)?,
+            images: self.image_ids()?,
         })
     }
 
@@ -64,15 +65,10 @@ impl Backend for Engine {
 
     async fn remove_volume(&self, name: &str) -> Result<(), BackendError> {
         let users = self.shared.volume_users(name);
-        if !users.is_empty() {
-            return Err(EngineError::VolumeInUse {
-                volume: name.to_owned(),
-                users: users.join(", "),
-            }
-            .into());
+        match self.shared.volumes.remove(name, &users).map_err(EngineError::from) {
+            Err(EngineError::Volume(VolumeError::NotFound { .. })) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        self.shared.volumes.remove(name).map_err(EngineError::from)?;
-        Ok(())
     }
 
     async fn create_container(
@@ -148,15 +144,35 @@ impl Engine {
 
     fn observed_volumes(&self) -> Result<Vec<crate::plan::ObservedVolume>, EngineError> {
         let views = self.shared.views();
-        let mut volumes = self.shared.volumes.list()?;
-        for volume in &mut volumes {
-            volume.containers = views
+        let volumes = self.shared.volumes.list()?;
+        let users = |volume: &str| {
+            views
                 .iter()
-                .filter(|view| view.record.volumes.iter().any(|mount| mount.volume == volume.name))
+                .filter(|view| view.record.volumes.iter().any(|mount| mount.volume == volume))
                 .map(|view| view.record.config.name.clone())
-                .collect();
-        }
-        Ok(volumes)
+                .collect()
+        };
+        Ok(volumes
+            .into_iter()
+            .map(|volume| crate::plan::ObservedVolume {
+                containers: users(&volume.name),
+                name: volume.name,
+                driver: volume.driver,
+                labels: volume.labels,
+            })
+            .collect())
+    }
+
+    /// Image ids by every name that an image has.
+    fn image_ids(&self) -> Result<std::collections::BTreeMap<String, String>, EngineError> {
+        let images = self.shared.images.list()?;
+        Ok(images
+            .into_iter()
+            .flat_map(|image| {
+                let id = image.id.to_string();
+                image.references.into_iter().map(move |name| (name, id.clone()))
+            })
+            .collect())
     }
 
     async fn create(
@@ -226,7 +242,12 @@ impl Engine {
         let anonymous = |target: &std::path::Path| -> Result<String, EngineError> {
             match inherited.iter().find(|mount| mount.anonymous && mount.target == target) {
                 Some(mount) => Ok(mount.volume.clone()),
-                None => Ok(volumes.create_anonymous()?),
+                None => {
+                    let name = Volumes::anonymous_name()?;
+                    let config = VolumeConfig { name: name.clone(), ..VolumeConfig::default() };
+                    volumes.create(&config)?;
+                    Ok(name)
+                }
             }
         };
         let mut records = Vec::new();

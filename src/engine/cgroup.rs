@@ -41,6 +41,17 @@ impl Cgroups {
         }
     }
 
+    /// This engine's directory in the cgroup2 hierarchy, made if it is missing.
+    pub fn unified_base(&self) -> Option<PathBuf> {
+        let mount = self.mounts.iter().find(|mount| mount.is_v2)?;
+        let base = mount.path.join(&self.base);
+        match std::fs::create_dir(&base) {
+            Ok(()) => Some(base),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Some(base),
+            Err(_) => None,
+        }
+    }
+
     /// The container's directory below each mount point.
     pub fn container(&self, id: &ContainerId) -> PathBuf {
         self.base.join(id.as_str())

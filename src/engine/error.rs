@@ -25,10 +25,12 @@ pub enum EngineError {
     StopTimedOut { name: String },
     #[error("container {name} cannot share a namespace with {other}, which is not running")]
     NamespaceOwnerDown { name: String, other: String },
+    #[error("image {image} has several layers, and only an image of one can be mounted")]
+    ImageMountLayers { image: String },
+    #[error("volume {volume} is of type {kind:?}, which cannot be mounted yet")]
+    VolumeKind { volume: String, kind: String },
     #[error("invalid signal {signal:?}")]
     InvalidSignal { signal: String },
-    #[error("volume {volume} is in use by {users}")]
-    VolumeInUse { volume: String, users: String },
     #[error("the specification of container {name} is not possible")]
     Spec {
         name: String,
@@ -123,10 +125,11 @@ impl EngineError {
             EngineError::NameTaken { .. }
             | EngineError::NotRunning { .. }
             | EngineError::StillRunning { .. }
-            | EngineError::VolumeInUse { .. }
             | EngineError::NamespaceOwnerDown { .. } => FailureKind::Conflict,
             EngineError::InvalidSignal { .. }
             | EngineError::Spec { .. }
+            | EngineError::ImageMountLayers { .. }
+            | EngineError::VolumeKind { .. }
             | EngineError::BindSourceMissing { .. } => FailureKind::Invalid,
             EngineError::Start { .. } => FailureKind::StartFailed {
                 exit_code: self.exit_code(),

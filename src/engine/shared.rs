@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, watch};
 
-use super::container::{ContainerId, ContainerRecord, LogWatch, RunRecord, Spawner, View, VolumeMountRecord};
+use super::container::{Attached, ContainerId, ContainerRecord, LogWatch, RunRecord, Spawner, View, VolumeMountRecord};
 use super::image::{Image, Images};
 use super::names::Names;
 use super::network::Networks;
 use super::store::{Batch, Store, Table};
 use super::volume::{VolumeMount, Volumes};
 use super::{EngineError, Roots};
-use crate::engine::container::{Check, ResolvedMount};
+use super::container::{Check, ResolvedMount, ResolvedSource};
+use super::network::{Attach, Netns};
 use crate::reconcile::ContainerChange;
 
 /// Changes that a slow subscriber may fall behind before it has to look again.
@@ -34,6 +35,7 @@ pub struct Shared {
     /// Views of all containers, for namespace sharing and volume users.
     views: Mutex<HashMap<ContainerId, watch::Receiver<Arc<View>>>>,
     cgroups: super::cgroup::Cgroups,
+    pub machine: super::machine::Machine,
 }
 
 impl Shared {
@@ -49,6 +51,9 @@ impl Shared {
         let volumes = Volumes::open(&roots.data, store.clone())?;
         let cgroups = super::cgroup::Cgroups::find(&roots);
         let networks = Networks::open(store.clone(), &roots)?;
+        if let Some(base) = cgroups.unified_base() {
+            networks.use_cgroup(&base);
+        }
         let spawner = Spawner::new(spawner).map_err(|source| EngineError::File {
             action: "use the socket to",
             path: "the spawner".to_owned(),
@@ -66,6 +71,7 @@ impl Shared {
             changes: broadcast::channel(CHANGE_BACKLOG).0,
             views: Mutex::default(),
             cgroups,
+            machine: super::machine::Machine::look(),
         })
     }
 
@@ -203,9 +209,22 @@ impl Shared {
         self.image_of(record).ok()?.config.config().clone()
     }
 
-    pub fn image_user(&self, image: &Image) -> Option<String> {
-        let config = image.config.config().as_ref()?;
-        config.user().clone().filter(|user| !user.is_empty())
+    /// A tree of an image, to be mounted read-only. One layer is a directory; several would need
+    /// an overlay of their own.
+    pub fn image_tree(
+        &self,
+        reference: &str,
+        subpath: Option<&Path>,
+    ) -> Result<ResolvedSource, EngineError> {
+        let image = self.image_by_reference(reference)?;
+        let [layer] = image.layers.as_slice() else {
+            return Err(EngineError::ImageMountLayers { image: reference.to_owned() });
+        };
+        Ok(ResolvedSource::Bind {
+            path: subpath.map_or_else(|| layer.clone(), |subpath| layer.join(subpath)),
+            propagation: None,
+            recursive: None,
+        })
     }
 
     /// What must not be seen through the image: the engine's own state, when the image is a
@@ -239,7 +258,9 @@ impl Shared {
 
     /// The check of the file, its gaps filled from the image's.
     pub fn healthcheck(&self, record: &ContainerRecord) -> Option<Check> {
-        let of_image = self.images.get(&record.image_id).ok().and_then(|image| image.healthcheck);
+        let image = self.image_of(record).ok();
+        let shell = image.as_ref().and_then(|image| image.shell()).unwrap_or_default();
+        let of_image = image.and_then(|image| image.healthcheck).map(crate::compose::Healthcheck::from);
         let written = match (&record.config.healthcheck, of_image) {
             (Some(written), Some(image)) => crate::compose::Healthcheck {
                 test: written.test.clone().or(image.test),
@@ -253,7 +274,7 @@ impl Shared {
             (None, Some(image)) => image,
             (None, None) => return None,
         };
-        Check::new(&written)
+        Check::new(&written, &shell)
     }
 
     /// Entry point and command, joined as `ps` shows them.
@@ -282,7 +303,7 @@ impl Shared {
         mount: &VolumeMountRecord,
         image: &Image,
     ) -> Result<ResolvedMount, EngineError> {
-        match self.volumes.mount(&mount.volume)? {
+        let source = match self.volumes.path(&mount.volume)? {
             VolumeMount::Directory(dir) => {
                 if !mount.nocopy && mount.subpath.is_none() {
                     let volumes = self.volumes.clone();
@@ -293,23 +314,68 @@ impl Shared {
                         volumes.populate(&name, &layers, &target)
                     });
                     match filled.await {
-                        Ok(result) => result?,
+                        Ok(result) => result.map(drop)?,
                         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                     }
                 }
-                let source = match &mount.subpath {
-                    Some(subpath) => self.volumes.subpath(&mount.volume, subpath)?,
-                    None => dir,
-                };
-                Ok(ResolvedMount::bind(source, mount.target.clone(), mount.read_only, None, None))
+                bind(mount.subpath.as_ref().map_or_else(|| dir.clone(), |subpath| dir.join(subpath)))
             }
-            VolumeMount::Mount { kind, source, options } => Ok(ResolvedMount::other(
-                kind,
-                source,
-                options,
-                mount.target.clone(),
-                mount.read_only,
-            )),
+            VolumeMount::Mount { kind, source, options } => match kind.as_str() {
+                "tmpfs" => ResolvedSource::Tmpfs { options },
+                "none" | "bind" => bind(source.into()),
+                _ => {
+                    return Err(EngineError::VolumeKind { volume: mount.volume.clone(), kind });
+                }
+            },
+        };
+        Ok(ResolvedMount {
+            source,
+            target: mount.target.clone(),
+            read_only: mount.read_only,
+        })
+    }
+
+    // Networks.
+
+    /// Takes over the network of a container that runs: its links stay, its names and published
+    /// ports are made to hold again.
+    pub async fn readopt_network(&self, record: &ContainerRecord, pid: i32) -> Attached {
+        let config = &record.config;
+        let crate::plan::NetworkMode::Networks(endpoints) = &config.network else {
+            return Attached::default();
+        };
+        if endpoints.is_empty() {
+            return Attached::default();
+        }
+        let adopt = async {
+            let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).await?;
+            let hostname = super::container::hostname(record);
+            self.networks
+                .adopt(&Attach {
+                    id: record.id.as_str(),
+                    name: &config.name,
+                    hostname: &hostname,
+                    domainname: config.domainname.as_deref(),
+                    netns: &netns,
+                    endpoints,
+                    ports: &config.ports,
+                    expose: &config.expose,
+                    dns: &config.dns,
+                    dns_search: &config.dns_search,
+                    dns_opt: &config.dns_opt,
+                    extra_hosts: &config.extra_hosts,
+                })
+                .await
+        };
+        match adopt.await {
+            Ok(attachment) => Attached {
+                endpoints: attachment.endpoints,
+                ports: attachment.ports,
+            },
+            Err(error) => {
+                tracing::error!(container = %config.name, error = &error as &dyn std::error::Error, "cannot take over the network");
+                Attached::default()
+            }
         }
     }
 
@@ -332,7 +398,7 @@ impl Shared {
             for mount in record.volumes.iter().filter(|mount| mount.anonymous) {
                 // Another container may have inherited it (a replacement): then it stays.
                 if self.volume_users(&mount.volume).is_empty() {
-                    self.volumes.remove(&mount.volume)?;
+                    self.volumes.remove(&mount.volume, &[])?;
                 }
             }
         }
@@ -359,6 +425,14 @@ impl Shared {
                 tracing::warn!(dir = %victim.display(), %error, "cannot delete");
             }
         });
+    }
+}
+
+fn bind(path: PathBuf) -> ResolvedSource {
+    ResolvedSource::Bind {
+        path,
+        propagation: None,
+        recursive: None,
     }
 }
 

@@ -27,3 +27,15 @@ pub mod bpf;
 pub mod seccomp;
 pub mod beneath;
 pub mod detached;
+
+pub mod cgroup_bpf;
+
+pub mod conntrack;
+
+pub mod netlink;
+
+pub mod netns;
+
+pub mod nft;
+
+pub mod route;

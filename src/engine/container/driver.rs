@@ -535,7 +535,7 @@ impl Driver {
         self.shared.names.rename(&old, &name, &self.record.id)?;
         self.record.config.name = name.clone();
         self.save().await;
-        self.shared.networks.rename(self.record.id.as_str(), &name);
+        self.shared.networks.rename(self.record.id.as_str(), &name).await?;
         self.publish();
         Ok(())
     }

@@ -35,9 +35,9 @@ pub struct LogQuery {
 }
 
 impl LogQuery {
-    fn wants(&self, record: &Record) -> bool {
-        self.since.is_none_or(|since| record.time_ns >= since)
-            && self.until.is_none_or(|until| record.time_ns < until)
+    fn wants(&self, record: &Record<'_>) -> bool {
+        self.since.is_none_or(|since| record.time >= since)
+            && self.until.is_none_or(|until| record.time < until)
     }
 }
 
@@ -52,13 +52,13 @@ pub struct LogLine {
     pub bytes: Vec<u8>,
 }
 
-impl From<Record> for LogLine {
-    fn from(record: Record) -> LogLine {
+impl From<Record<'_>> for LogLine {
+    fn from(record: Record<'_>) -> LogLine {
         LogLine {
             is_stderr: record.stream == Stream::Stderr,
             partial: record.partial,
-            time_ns: record.time_ns,
-            bytes: record.bytes,
+            time_ns: record.time,
+            bytes: record.payload.to_vec(),
         }
     }
 }
@@ -194,7 +194,7 @@ impl Container {
                     break;
                 }
                 decoder.push(&chunk);
-                while let Some(record) = decoder.next_record() {
+                while let Some(record) = decoder.next_record().map_err(io::Error::other)? {
                     if !query.wants(&record) {
                         continue;
                     }

@@ -8,14 +8,19 @@
 //!
 //! The driver alone changes a container; a command is answered when its effect has happened.
 
+pub mod devices;
 mod driver;
 mod exec;
 mod health;
 mod id;
 mod log;
+mod mounts;
 mod prepare;
+mod process;
 mod record;
+mod resources;
 mod restart;
+mod security;
 mod shim;
 mod signal;
 mod spawner;
@@ -36,11 +41,14 @@ pub use spawner::Spawner;
 
 pub use signal::parse_signal;
 pub use terminal::Terminal;
-pub use spec::{ResolvedMount, SpecError};
+pub use devices::DeviceNode;
+pub use mounts::{ResolvedMount, ResolvedSource};
+pub use process::user;
+pub use spec::*;
 
 pub(super) use driver::{Adopted, Driver};
 pub(super) use health::Check;
-pub(super) use prepare::Attached;
+pub(super) use prepare::{Attached, hostname};
 
 use super::EngineError;
 use crate::plan::{Health, ObservedContainer, ObservedEndpoint, ObservedMount, ObservedPort, Phase};

@@ -5,16 +5,20 @@
 //! publishes its ports (HAZARDS N25). No step waits for a disk, except a volume's first filling.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
 use super::{ContainerRecord, Shim};
-use crate::engine::container::spec::{self, ResolvedMount, SpecInput};
+use super::devices;
+use super::{
+    DeviceNode, HostFacts, JoinedNamespaces, NameFiles, NetworkNamespace, ResolvedMount,
+    ResolvedSource, SpecInput,
+};
 use crate::engine::image::Image;
-use crate::engine::network::{Attach, Attachment, Netns};
+use crate::engine::network::{Attach, Attachment, Netns, Networks};
 use crate::engine::{EngineError, Shared};
 use crate::plan::{MountSource, NamespaceMode, NetworkMode, ObservedEndpoint, ObservedPort};
 use crate::shim::protocol::{self, Bundle, Event, InjectedFile, Rootfs, Spawn, StartRecord};
@@ -55,7 +59,7 @@ async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
         mounts(shared, record, &image, &run_dir)
     );
     let (network, mounts) = (network?, mounts?);
-    let bundle = bundle(shared, record, &image, &network, mounts, &run_dir)?;
+    let bundle = bundle(shared, record, &image, &network, mounts)?;
     // The bundle is plain data; serialising it cannot fail.
     let bytes = serde_json::to_vec(&bundle).expect("a bundle serialises to JSON");
     write(&run_dir.join(protocol::file::BUNDLE), &bytes)?;
@@ -142,7 +146,7 @@ struct Network {
     attached: Attached,
     /// The container's own `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`.
     files: Option<NetworkFiles>,
-    is_host: bool,
+    namespace: NetworkNamespace,
 }
 
 struct NetworkFiles {
@@ -194,22 +198,22 @@ async fn network(
                 resolv_conf,
             } = shared.networks.attach(&attach(&netns, endpoints)).await?;
             Ok(Network {
-                netns: Some(netns.into_fd()),
+                netns: Some(descriptor(&netns, record)?),
                 reservations,
                 attached: Attached { endpoints, ports },
                 files: Some(own_files(&hosts_file, &resolv_conf)?),
-                is_host: false,
+                namespace: NetworkNamespace::Own,
             })
         }
         NetworkMode::Networks(_) | NetworkMode::None => {
             let netns = Netns::create().await?;
-            let (hosts, resolv_conf) = shared.networks.files_without_network(&attach(&netns, &[]));
+            let (hosts, resolv_conf) = Networks::files_without_network(&attach(&netns, &[]));
             Ok(Network {
-                netns: Some(netns.into_fd()),
+                netns: Some(descriptor(&netns, record)?),
                 reservations: Vec::new(),
                 attached: Attached::default(),
                 files: Some(own_files(&hosts, &resolv_conf)?),
-                is_host: false,
+                namespace: NetworkNamespace::Own,
             })
         }
         NetworkMode::Host => {
@@ -221,7 +225,7 @@ async fn network(
                 reservations: Vec::new(),
                 attached: Attached::default(),
                 files: Some(own_files(&format!("{hosts}{extra}"), &resolv_conf)?),
-                is_host: true,
+                namespace: NetworkNamespace::Host,
             })
         }
         NetworkMode::Container(other) => {
@@ -240,7 +244,7 @@ async fn network(
                     resolv_conf: dir.join("resolv.conf"),
                     hostname: dir.join("hostname"),
                 }),
-                is_host: false,
+                namespace: NetworkNamespace::Joined,
             })
         }
     }
@@ -255,7 +259,7 @@ fn extra_hosts(entries: &[(String, String)]) -> String {
 }
 
 /// `hostname:`, else the host's own in its UTS namespace, else the short id as Docker does.
-fn hostname(record: &ContainerRecord) -> String {
+pub fn hostname(record: &ContainerRecord) -> String {
     let config = &record.config;
     if let Some(hostname) = &config.hostname {
         return hostname.clone();
@@ -293,24 +297,28 @@ async fn mounts(
                     std::fs::create_dir_all(path)
                         .map_err(|source| file_error("create", path, source))?;
                 }
-                mounts.push(ResolvedMount::bind(
-                    path.clone(),
-                    mount.target.clone(),
-                    mount.read_only,
-                    propagation.as_deref(),
-                    recursive.as_deref(),
-                ));
+                mounts.push(ResolvedMount {
+                    source: ResolvedSource::Bind {
+                        path: path.clone(),
+                        propagation: propagation.clone(),
+                        recursive: recursive.clone(),
+                    },
+                    target: mount.target.clone(),
+                    read_only: mount.read_only,
+                });
             }
-            MountSource::Tmpfs { options } => {
-                mounts.push(ResolvedMount::tmpfs(mount.target.clone(), options, mount.read_only));
-            }
+            MountSource::Tmpfs { options } => mounts.push(ResolvedMount {
+                source: ResolvedSource::Tmpfs { options: options.clone() },
+                target: mount.target.clone(),
+                read_only: mount.read_only,
+            }),
             MountSource::Image { reference, subpath } => {
-                let image = shared.image_by_reference(reference)?;
-                mounts.push(ResolvedMount::image(
-                    image.layers,
-                    subpath.clone(),
-                    mount.target.clone(),
-                ));
+                mounts.push(ResolvedMount {
+                    source: shared.image_tree(reference, subpath.as_deref())?,
+                    target: mount.target.clone(),
+                    // Images never change.
+                    read_only: true,
+                });
             }
             // Their volumes stand in the record, below.
             MountSource::Volume { .. } => {}
@@ -358,39 +366,69 @@ fn bundle(
     image: &Image,
     network: &Network,
     mounts: Mounts,
-    run_dir: &Path,
 ) -> Result<Bundle, EngineError> {
     let config = &record.config;
-    let namespace = |mode: &NamespaceMode, kind: &str| -> Result<spec::NamespaceChoice, EngineError> {
-        Ok(match mode {
-            NamespaceMode::Private => spec::NamespaceChoice::New,
-            NamespaceMode::Host => spec::NamespaceChoice::Host,
+    let joined = |mode: &NamespaceMode, kind: &str| -> Result<Option<PathBuf>, EngineError> {
+        match mode {
+            NamespaceMode::Private | NamespaceMode::Host => Ok(None),
             NamespaceMode::Container(other) => {
                 let (_, pid) = shared.namespace_owner(record, other)?;
-                spec::NamespaceChoice::Path(PathBuf::from(format!("/proc/{pid}/ns/{kind}")))
+                Ok(Some(PathBuf::from(format!("/proc/{pid}/ns/{kind}"))))
             }
-        })
+        }
     };
-    let spec = spec::spec(&SpecInput {
+    let (pid, ipc) = (joined(&config.pid, "pid")?, joined(&config.ipc, "ipc")?);
+    let (uts, cgroup) = (joined(&config.uts, "uts")?, joined(&config.cgroup, "cgroup")?);
+    let shm = match &config.ipc {
+        NamespaceMode::Container(other) => {
+            let (_, pid) = shared.namespace_owner(record, other)?;
+            Some(PathBuf::from(format!("/proc/{pid}/root/dev/shm")))
+        }
+        _ => None,
+    };
+    let of_spec = |source| EngineError::Spec { name: config.name.clone(), source };
+    let mut nodes: Vec<DeviceNode> = Vec::new();
+    for device in &config.devices {
+        nodes.extend(devices::resolve(device).map_err(of_spec)?);
+    }
+    let host_devices = match config.privileged {
+        true => devices::host().map_err(of_spec)?,
+        false => Vec::new(),
+    };
+    let image_config = image.config.config().as_ref();
+    let files = network.files.as_ref();
+    let mut spec = super::spec(&SpecInput {
+        container_id: record.id.as_str(),
         config,
-        image: &image.config,
-        id: record.id.as_str(),
-        hostname: &hostname(record),
-        is_host_network: network.is_host,
-        pid: namespace(&config.pid, "pid")?,
-        ipc: namespace(&config.ipc, "ipc")?,
-        uts: namespace(&config.uts, "uts")?,
-        cgroup: namespace(&config.cgroup, "cgroup")?,
+        image: image_config,
         mounts: &mounts.mounts,
-        hosts: network.files.as_ref().map(|files| files.hosts.as_path()),
-        resolv_conf: network.files.as_ref().map(|files| files.resolv_conf.as_path()),
-        hostname_file: network.files.as_ref().map(|files| files.hostname.as_path()),
-        hidden: &shared.hidden_paths(image),
-        cgroup_path: &shared.cgroup_path(&record.id),
+        network: network.namespace,
+        hostname: &hostname(record),
+        files: NameFiles {
+            hosts: files.map(|files| files.hosts.as_path()),
+            hostname: files.map(|files| files.hostname.as_path()),
+            resolv_conf: files.map(|files| files.resolv_conf.as_path()),
+        },
+        joined: JoinedNamespaces {
+            pid: pid.as_deref(),
+            ipc: ipc.as_deref(),
+            shm: shm.as_deref(),
+            uts: uts.as_deref(),
+            cgroup: cgroup.as_deref(),
+        },
+        cgroup: &shared.cgroup_path(&record.id),
+        devices: &nodes,
+        host_devices: &host_devices,
+        host: HostFacts {
+            n_cpus: shared.machine.n_cpus,
+            kernel: shared.machine.kernel,
+            thermal_throttle: &shared.machine.thermal_throttle,
+        },
+        seccomp_profile: seccomp_profile(config)?.as_deref(),
     })
-    .map_err(|source| EngineError::Spec { name: config.name.clone(), source })?;
+    .map_err(of_spec)?;
+    hide(&mut spec, shared.hidden_paths(image));
     let data_dir = shared.data_dir(&record.id);
-    let _ = run_dir;
     Ok(Bundle {
         container_id: record.id.to_string(),
         spec,
@@ -400,7 +438,7 @@ fn bundle(
             work: data_dir.join("work"),
         },
         log_path: shared.log_path(&record.id),
-        user: config.user.clone().or_else(|| shared.image_user(image)),
+        user: super::user(config, image_config).map(str::to_owned),
         group_add: config.group_add.clone(),
         init: config.init,
         open_stdin: config.open_stdin,
@@ -415,3 +453,37 @@ fn bundle(
     })
 }
 
+
+/// The shim holds the namespace from here on; ours is closed when the start is over (L36).
+fn descriptor(netns: &Netns, record: &ContainerRecord) -> Result<OwnedFd, EngineError> {
+    netns.as_fd().try_clone_to_owned().map_err(|source| EngineError::File {
+        action: "keep the network namespace of",
+        path: record.config.name.clone(),
+        source,
+    })
+}
+
+/// Content of the profile file that `seccomp=FILE` names, if one is named.
+fn seccomp_profile(config: &crate::plan::ContainerConfig) -> Result<Option<String>, EngineError> {
+    let named = config.security_opt.iter().find_map(|option| {
+        let file = option.strip_prefix("seccomp=").or_else(|| option.strip_prefix("seccomp:"))?;
+        (file != "unconfined" && file != "builtin" && !file.trim_start().starts_with('{'))
+            .then_some(file)
+    });
+    let Some(file) = named else { return Ok(None) };
+    let path = Path::new(file);
+    std::fs::read_to_string(path)
+        .map(Some)
+        .map_err(|source| file_error("read the seccomp profile", path, source))
+}
+
+/// Adds paths to what the container cannot look into.
+fn hide(spec: &mut oci_spec::runtime::Spec, paths: Vec<PathBuf>) {
+    if paths.is_empty() {
+        return;
+    }
+    if let Some(linux) = spec.linux_mut() {
+        let masked = linux.masked_paths_mut().get_or_insert_default();
+        masked.extend(paths.iter().map(|path| path.display().to_string()));
+    }
+}

@@ -15,6 +15,8 @@
 
 pub mod log;
 
+pub use crate::runtime::{capabilities, seccomp, sysctl};
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
