@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::runtime::failure::{Failure, Kind};
-use crate::sys::socket;
+use crate::sys::{fd, socket};
 
 /// One packet from the child.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub enum Report {
     Failed(Failure),
     /// The child's end is closed: it has executed the program, or is dead.
     Closed,
+    /// No packet for now.
+    Nothing,
 }
 
 const TAG_CONSOLE: u8 = 1;
@@ -38,6 +40,8 @@ pub struct Child(OwnedFd);
 /// Of `socketpair(2)`.
 pub fn pair() -> io::Result<(Parent, Child)> {
     let (parent, child) = socket::pair()?;
+    // The shim never waits on one child; the child has nothing else to do.
+    fd::set_nonblocking(&parent)?;
     Ok((Parent(parent), Child(child)))
 }
 
@@ -56,7 +60,10 @@ impl Parent {
     /// Of the receive, or `InvalidData`.
     pub fn receive(&self) -> io::Result<Report> {
         let mut buffer = [0; MAX_PACKET];
-        let (n, fds) = socket::receive(&self.0, &mut buffer)?;
+        let (n, fds) = match socket::receive(&self.0, &mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Report::Nothing),
+            received => received?,
+        };
         let bad = || io::Error::from(io::ErrorKind::InvalidData);
         let Some((head, text)) = buffer.get(..n).and_then(|packet| packet.split_at_checked(6)) else {
             return if n == 0 { Ok(Report::Closed) } else { Err(bad()) };

@@ -5,3 +5,20 @@
 //! engine and is found again by its socket.
 
 pub mod protocol;
+
+pub mod spawner;
+
+mod connection;
+
+mod execs;
+
+mod output;
+
+mod record;
+
+mod respawn;
+
+mod supervise;
+
+#[cfg(test)]
+mod tests;

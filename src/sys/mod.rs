@@ -4,6 +4,8 @@
 
 pub mod atomic_file;
 
+pub mod bytes;
+
 pub mod clone;
 
 pub mod fd;

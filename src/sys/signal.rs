@@ -12,11 +12,19 @@ pub fn reset() {
         if signal == libc::SIGKILL || signal == libc::SIGSTOP {
             continue;
         }
-        // SAFETY: a zeroed sigaction is SIG_DFL without flags; the struct outlives the call. libc's
-        // own realtime signals (32, 33) are refused with EINVAL, which changes nothing.
+        // The kernel's `struct sigaction`: handler, flags, restorer, mask. All zero is the default
+        // action. libc's own call would refuse 32 and 33, which an ancestor may have ignored too.
+        let default = [0usize; 4];
+        // SAFETY: the kernel reads one sigaction (four words here) and is given the size of its
+        // mask; no old action is asked for. No handler of ours is lost: this process has none.
         unsafe {
-            let action: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<usize>(),
+                std::mem::size_of::<u64>(),
+            );
         }
     }
     unblock_all();

@@ -10,6 +10,8 @@
 //! [`PARTIAL`]. So the payloads of one stream, put together, are exactly the bytes written.
 //! The writer appends whole records; a crash can leave a torn one at the end.
 
+use crate::sys::bytes;
+
 /// Size of a record's head.
 pub const HEADER: usize = 16;
 
@@ -76,14 +78,14 @@ impl Encoder {
     }
 
     /// Takes bytes as they were read at `time`, and appends the records that they complete.
-    pub fn push(&mut self, mut bytes: &[u8], time: u64, out: &mut Vec<u8>) {
-        while !bytes.is_empty() {
+    pub fn push(&mut self, mut input: &[u8], time: u64, out: &mut Vec<u8>) {
+        while !input.is_empty() {
             let room = MAX_LINE - self.pending.len();
-            let window = bytes.get(..room.min(bytes.len())).unwrap_or(bytes);
-            let newline = memchr(window);
+            let window = input.get(..room.min(input.len())).unwrap_or(input);
+            let newline = bytes::find(b'\n', window);
             let take = newline.map_or(window.len(), |at| at + 1);
-            let (part, rest) = bytes.split_at(take);
-            bytes = rest;
+            let (part, rest) = input.split_at(take);
+            input = rest;
             if newline.is_none() && take < room {
                 self.pending.extend_from_slice(part);
                 return;
@@ -110,11 +112,6 @@ impl Encoder {
         // Given back rather than kept: a quiet container should cost nothing.
         self.pending = Vec::new();
     }
-}
-
-/// The standard library's search is vectorised for slices of bytes only through this shape.
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == b'\n')
 }
 
 /// Reads records from pieces of a file as they come; a torn tail simply waits for more.

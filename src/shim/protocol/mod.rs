@@ -243,6 +243,9 @@ pub struct State {
     pub paused: bool,
     /// Execs that still run.
     pub execs: Vec<String>,
+    /// Bytes of output that could not be written to the log (a full disk).
+    #[serde(default)]
+    pub log_dropped_bytes: u64,
 }
 
 /// A running container's identity. The pid alone is not one: pids are recycled.

@@ -1,0 +1,1 @@
+//! Images and specifications that want out.
