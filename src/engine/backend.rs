@@ -275,7 +275,7 @@ impl Engine {
                 nocopy: *nocopy,
             });
         }
-        for target in image.volumes() {
+        for target in declared_volumes(image) {
             let taken = config.mounts.iter().any(|mount| mount.target == target);
             if !taken {
                 records.push(VolumeMountRecord {
@@ -290,6 +290,15 @@ impl Engine {
         }
         Ok(records)
     }
+}
+
+/// The `VOLUME` paths of an image; checked when the image was taken in (HAZARDS S45).
+fn declared_volumes(image: &Image) -> Vec<std::path::PathBuf> {
+    let config = image.config.config().as_ref();
+    let volumes = config.and_then(|config| config.volumes().clone());
+    let mut targets: Vec<_> = volumes.into_iter().flatten().map(Into::into).collect();
+    targets.sort();
+    targets
 }
 
 fn create_log(path: &std::path::Path) -> Result<(), EngineError> {

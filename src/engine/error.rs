@@ -113,8 +113,8 @@ impl EngineError {
             EngineError::File { source, .. } if is_disk_full(source) => {
                 one("the disk is full: free space under the data root, then try again".to_owned())
             }
-            EngineError::Network(error) => error.hints(),
-            EngineError::Image(error) => error.hints(),
+            EngineError::Network(error) => network_hints(error),
+            EngineError::Image(error) => error.hint().into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -145,15 +145,71 @@ impl EngineError {
                 protocol::FailureKind::Invalid => FailureKind::Invalid,
                 protocol::FailureKind::System => FailureKind::Internal,
             },
-            EngineError::Network(error) => error.kind(),
-            EngineError::Image(error) => error.kind(),
-            EngineError::Volume(error) => error.kind(),
+            EngineError::Network(error) => network_kind(error),
+            EngineError::Image(error) => image_kind(error),
+            EngineError::Volume(error) => volume_kind(error),
             EngineError::StopTimedOut { .. }
             | EngineError::ShimDied { .. }
             | EngineError::Shim { .. }
             | EngineError::File { .. }
             | EngineError::Store(_) => FailureKind::Internal,
         }
+    }
+}
+
+fn network_kind(error: &NetworkError) -> FailureKind {
+    match error {
+        NetworkError::NotFound(_) => FailureKind::NotFound,
+        NetworkError::Differs(_)
+        | NetworkError::InUse { .. }
+        | NetworkError::Overlap { .. }
+        | NetworkError::AddressTaken { .. }
+        | NetworkError::PortTaken { .. } => FailureKind::Conflict,
+        NetworkError::Unsupported { .. } => FailureKind::Unsupported,
+        NetworkError::Option { .. }
+        | NetworkError::Outside { .. }
+        | NetworkError::NoSubnetFor { .. }
+        | NetworkError::Endpoint { .. }
+        | NetworkError::InterfaceTwice { .. } => FailureKind::Invalid,
+        _ => FailureKind::Internal,
+    }
+}
+
+fn network_hints(error: &NetworkError) -> Vec<String> {
+    let hint = match error {
+        NetworkError::PortTaken { .. } => {
+            "stop the process that holds the port, or publish another one"
+        }
+        NetworkError::Exhausted { .. } | NetworkError::NoSubnet { .. } => {
+            "give the network a subnet of its own: `ipam: {config: [{subnet: 10.80.0.0/16}]}`"
+        }
+        NetworkError::Differs(_) => {
+            "take the project down and up again: a network that is in use keeps its configuration"
+        }
+        _ => return Vec::new(),
+    };
+    vec![hint.to_owned()]
+}
+
+fn image_kind(error: &ImageError) -> FailureKind {
+    match error {
+        ImageError::Reference(_) => FailureKind::Invalid,
+        ImageError::NotPresent { .. } | ImageError::NotFound { .. } => FailureKind::NotFound,
+        ImageError::CannotPull { .. } | ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
+        ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
+        ImageError::AmbiguousId { .. } | ImageError::Rootfs { .. } => FailureKind::Invalid,
+        _ => FailureKind::Internal,
+    }
+}
+
+fn volume_kind(error: &VolumeError) -> FailureKind {
+    match error {
+        VolumeError::NotFound { .. } => FailureKind::NotFound,
+        VolumeError::InUse { .. } | VolumeError::OtherDriver { .. } => FailureKind::Conflict,
+        VolumeError::Name { .. } | VolumeError::Driver { .. } | VolumeError::Options { .. } => {
+            FailureKind::Invalid
+        }
+        _ => FailureKind::Internal,
     }
 }
 

@@ -259,8 +259,16 @@ impl Shared {
     /// The check of the file, its gaps filled from the image's.
     pub fn healthcheck(&self, record: &ContainerRecord) -> Option<Check> {
         let image = self.image_of(record).ok();
-        let shell = image.as_ref().and_then(|image| image.shell()).unwrap_or_default();
-        let of_image = image.and_then(|image| image.healthcheck).map(crate::compose::Healthcheck::from);
+        let of_image = image.and_then(|image| image.healthcheck).map(|check| {
+            crate::compose::Healthcheck {
+                test: Some(check.test).filter(|test| !test.is_empty()),
+                interval: check.interval,
+                timeout: check.timeout,
+                start_period: check.start_period,
+                start_interval: check.start_interval,
+                retries: check.retries,
+            }
+        });
         let written = match (&record.config.healthcheck, of_image) {
             (Some(written), Some(image)) => crate::compose::Healthcheck {
                 test: written.test.clone().or(image.test),
@@ -274,7 +282,7 @@ impl Shared {
             (None, Some(image)) => image,
             (None, None) => return None,
         };
-        Check::new(&written, &shell)
+        Check::new(&written)
     }
 
     /// Entry point and command, joined as `ps` shows them.

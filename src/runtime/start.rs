@@ -1,5 +1,6 @@
 //! The start of a container: the parent's clone, and all that its child does until `execve`.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,8 @@ pub enum StartError {
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error("cannot enter the container's v1 cgroups")]
+    EnterCgroup(#[source] io::Error),
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
@@ -161,7 +164,7 @@ fn prepare(
         return Err(StartError::Orphaned);
     }
     rustix::process::setsid().during("start a session")?;
-    container.cgroup.enter_v1_self()?;
+    container.cgroup.enter_v1_self().map_err(StartError::EnterCgroup)?;
     namespaces.join()?;
     if namespaces.create_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).during("make the cgroup namespace")?;

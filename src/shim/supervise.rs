@@ -462,7 +462,7 @@ impl Shim {
 
     fn wait_unpopulated(&self) {
         let deadline = Instant::now() + REAP;
-        let Some(events) = self.cgroup.populated_fd() else { return };
+        let Ok(events) = self.cgroup.populated_fd() else { return };
         while self.cgroup.is_populated() && Instant::now() < deadline {
             // The kill may have hit while something was being forked.
             let _ = self.cgroup.kill_all();

@@ -41,3 +41,5 @@ pub mod netns;
 pub mod nft;
 
 pub mod route;
+
+pub mod watched;

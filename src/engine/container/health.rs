@@ -42,15 +42,14 @@ pub struct Check {
 }
 
 impl Check {
-    /// `None` when there is no test or it is switched off. `shell` is the image's shell.
-    pub fn new(check: &Healthcheck, shell: &[String]) -> Option<Check> {
+    /// `None` when there is no test or it is switched off.
+    pub fn new(check: &Healthcheck) -> Option<Check> {
         let test = check.test.as_ref()?;
         let (kind, rest) = test.split_first()?;
         let argv = match kind.as_str() {
             "CMD" if !rest.is_empty() => rest.to_vec(),
             "CMD-SHELL" if !rest.is_empty() => {
-                let default = ["/bin/sh".to_owned(), "-c".to_owned()];
-                let shell = if shell.is_empty() { &default } else { shell };
+                let shell = ["/bin/sh".to_owned(), "-c".to_owned()];
                 shell.iter().chain(rest).cloned().collect()
             }
             _ => return None,
@@ -262,7 +261,7 @@ mod tests {
             retries: Some(retries),
             ..Healthcheck::default()
         };
-        Check::new(&written, &[]).unwrap()
+        Check::new(&written).unwrap()
     }
 
     fn after(check: &Check, outcomes: &[(bool, u64)]) -> (Health, u32) {
@@ -301,7 +300,7 @@ mod tests {
     fn a_check_that_is_switched_off_is_none() {
         for test in [vec![], vec!["NONE".to_owned()], vec!["CMD".to_owned()]] {
             let written = Healthcheck { test: Some(test), ..Healthcheck::default() };
-            assert_eq!(Check::new(&written, &[]), None);
+            assert_eq!(Check::new(&written), None);
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     ResolvedSource, SpecInput,
 };
 use crate::engine::image::Image;
-use crate::engine::network::{Attach, Attachment, Netns, Networks};
+use crate::engine::network::{Attach, Attachment, Netns};
 use crate::engine::{EngineError, Shared};
 use crate::plan::{MountSource, NamespaceMode, NetworkMode, ObservedEndpoint, ObservedPort};
 use crate::shim::protocol::{self, Bundle, Event, InjectedFile, Rootfs, Spawn, StartRecord};
@@ -188,7 +188,11 @@ async fn network(
         extra_hosts: &config.extra_hosts,
     };
     match &config.network {
-        NetworkMode::Networks(endpoints) if !endpoints.is_empty() => {
+        NetworkMode::Networks(_) | NetworkMode::None => {
+            let endpoints = match &config.network {
+                NetworkMode::Networks(endpoints) => endpoints.as_slice(),
+                _ => &[],
+            };
             let netns = Netns::create().await?;
             let Attachment {
                 endpoints,
@@ -202,17 +206,6 @@ async fn network(
                 reservations,
                 attached: Attached { endpoints, ports },
                 files: Some(own_files(&hosts_file, &resolv_conf)?),
-                namespace: NetworkNamespace::Own,
-            })
-        }
-        NetworkMode::Networks(_) | NetworkMode::None => {
-            let netns = Netns::create().await?;
-            let (hosts, resolv_conf) = Networks::files_without_network(&attach(&netns, &[]));
-            Ok(Network {
-                netns: Some(descriptor(&netns, record)?),
-                reservations: Vec::new(),
-                attached: Attached::default(),
-                files: Some(own_files(&hosts, &resolv_conf)?),
                 namespace: NetworkNamespace::Own,
             })
         }
@@ -440,6 +433,8 @@ fn bundle(
         log_path: shared.log_path(&record.id),
         user: super::user(config, image_config).map(str::to_owned),
         group_add: config.group_add.clone(),
+        // The specification says itself what filter the container gets.
+        default_seccomp: false,
         init: config.init,
         open_stdin: config.open_stdin,
         cgroup: shared.cgroup_path(&record.id),

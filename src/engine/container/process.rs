@@ -106,10 +106,12 @@ fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
     if config.tty {
         list.push(("TERM", "xterm".to_owned()));
     }
-    let put = |list: &mut Vec<(&str, String)>, at: Option<usize>, entry| match at {
-        Some(at) => list[at] = entry,
-        None => list.push(entry),
-    };
+    fn put<'a>(list: &mut Vec<(&'a str, String)>, at: Option<usize>, entry: (&'a str, String)) {
+        match at {
+            Some(at) => list[at] = entry,
+            None => list.push(entry),
+        }
+    }
     // A name that is written twice has its last value.
     let mut own: Vec<(&str, Option<&str>)> = Vec::new();
     for (name, value) in &config.environment {

@@ -10,12 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shim::protocol::{Answer, Call, Event, Failure, Message, Request, file};
-use crate::sys::{fd, socket};
+use crate::sys::{socket, watched};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -49,8 +48,7 @@ pub struct Shim {
 impl Shim {
     /// Takes over a connected socket. The receiver ends when the shim is gone.
     pub fn attach(socket: OwnedFd) -> io::Result<(Shim, mpsc::UnboundedReceiver<Event>)> {
-        fd::set_nonblocking(&socket)?;
-        let socket = AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let socket = watched::watch(socket)?;
         let (outgoing, requests) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(serve(Arc::new(socket), requests, events));

@@ -3,12 +3,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::shim::send;
 use crate::shim::protocol::Spawn;
-use crate::sys::fd;
+use crate::sys::watched;
 
 /// The socket to the spawner process, which was forked before the engine had threads.
 pub struct Spawner {
@@ -18,8 +17,7 @@ pub struct Spawner {
 impl Spawner {
     /// Takes over the engine's end. Must be called inside the runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Spawner> {
-        fd::set_nonblocking(&socket)?;
-        let socket = AsyncFd::register_with_interest(socket, Interest::WRITABLE)?;
+        let socket = watched::watch(socket)?;
         Ok(Spawner { socket })
     }
 

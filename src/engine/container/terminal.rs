@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::sys::{fd, pty};
+use crate::sys::{pty, watched};
 
 /// The master side of a terminal; clones share it.
 #[derive(Clone)]
@@ -23,9 +23,7 @@ impl Terminal {
     /// # Errors
     /// When it cannot be watched for readiness.
     pub fn new(master: OwnedFd) -> io::Result<Terminal> {
-        fd::set_nonblocking(&master)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let master = AsyncFd::register_with_interest(master, interest)?;
+        let master = watched::watch(master)?;
         Ok(Terminal { master: Arc::new(master) })
     }
 
