@@ -1,0 +1,16 @@
+//! One container from the engine's side: what is asked for becomes an OCI specification.
+//!
+//! `spec` is pure and says everything in one page; the other modules are its chapters. Only
+//! `devices` looks at the machine.
+
+pub mod devices;
+mod mounts;
+mod process;
+mod resources;
+mod security;
+mod spec;
+
+pub use devices::DeviceNode;
+pub use mounts::{ResolvedMount, ResolvedSource};
+pub use process::user;
+pub use spec::*;
