@@ -95,6 +95,13 @@ fn arguments(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
     Ok(arguments)
 }
 
+fn put<'a>(list: &mut Vec<(&'a str, String)>, name: &'a str, value: &str) {
+    match list.iter_mut().find(|(n, _)| *n == name) {
+        Some(entry) => entry.1 = value.to_owned(),
+        None => list.push((name, value.to_owned())),
+    }
+}
+
 /// Docker's order: defaults, the container's, what the image has beside them; each name once, at its
 /// first place with its strongest value.
 fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
@@ -105,12 +112,6 @@ fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
     ];
     if config.tty {
         list.push(("TERM", "xterm".to_owned()));
-    }
-    fn put<'a>(list: &mut Vec<(&'a str, String)>, at: Option<usize>, entry: (&'a str, String)) {
-        match at {
-            Some(at) => list[at] = entry,
-            None => list.push(entry),
-        }
     }
     // A name that is written twice has its last value.
     let mut own: Vec<(&str, Option<&str>)> = Vec::new();
@@ -124,11 +125,9 @@ fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
         }
     }
     for (name, value) in &own {
-        let at = list.iter().position(|(n, _)| n == name);
-        match (value, at) {
-            (Some(value), at) => put(&mut list, at, (*name, (*value).to_owned())),
-            (None, Some(at)) => drop(list.remove(at)),
-            (None, None) => {}
+        match value {
+            Some(value) => put(&mut list, name, value),
+            None => list.retain(|(n, _)| n != name),
         }
     }
     let of_image = input
@@ -144,8 +143,7 @@ fn environment(input: &SpecInput<'_>) -> Result<Vec<String>, SpecError> {
         if own.iter().any(|(n, _)| *n == name) {
             continue;
         }
-        let at = list.iter().position(|(n, _)| *n == name);
-        put(&mut list, at, (name, value.to_owned()));
+        put(&mut list, name, value);
     }
     let environment: Vec<String> = list.into_iter().map(|(n, v)| format!("{n}={v}")).collect();
     if environment.iter().any(|e| e.contains('\0')) {

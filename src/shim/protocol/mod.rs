@@ -21,6 +21,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// The words in which a bundle asks for confinement: the engine chooses with them, the runtime
+/// enforces them.
+pub use crate::runtime::{capabilities, seccomp, sysctl};
+
 /// The protocol's version; a shim answers requests of later engines as far as it knows them.
 pub const VERSION: u32 = 1;
 
