@@ -3,6 +3,7 @@
 //! Implements `reconcile::Backend` in process.
 //! Reaches containers only through `shim::protocol`, the kernel only through `sys`.
 
+pub mod network;
 mod roots;
 pub mod store;
 
