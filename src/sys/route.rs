@@ -34,6 +34,11 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -68,6 +73,15 @@ pub struct Veth<'a> {
     pub master: u32,
     pub peer_netns: BorrowedFd<'a>,
     pub alias: &'a str,
+}
+
+/// A bridge's treatment of one port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Frames may leave by the port that they came in by.
+    pub reflects: bool,
+    /// No frames pass between this and other isolated ports.
+    pub is_isolated: bool,
 }
 
 /// Changes that are sent together. The kernel stops at none of them; the first refusal is reported.
@@ -131,6 +145,21 @@ impl Changes {
         // The alias and the address mode are ignored when a link is made, so they need a second
         // request, which also brings the link up.
         self.bring_up_port(veth.name, veth.alias);
+    }
+
+    /// Settings of a link as a bridge's port.
+    pub fn set_port(&mut self, name: &str, port: Port) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        // Settings of a port are taken by this request only, although the link exists.
+        self.push(RTM_NEWLINK, 0, &message);
+        self.requests.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.reflects)]);
+                data.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.is_isolated)]);
+            });
+        });
     }
 
     /// Puts an existing link on a bridge, and up.

@@ -31,6 +31,8 @@ pub struct BridgeRule {
     pub name: String,
     pub is_internal: bool,
     pub is_masqueraded: bool,
+    /// Containers on it do not reach each other.
+    pub is_isolating: bool,
 }
 
 /// A published port as the rules see it.
@@ -346,6 +348,8 @@ impl Firewall {
             batch.add_set(name, &[LinkName], &[]);
         }
         batch.add_set("same", &[LinkName, LinkName], &[]);
+        batch.add_set("self4", &[Ipv4, Ipv4], &[]);
+        batch.add_set("self6", &[Ipv6, Ipv6], &[]);
         batch.add_set("host4", &[Ipv4, Protocol, Port], &[Ipv4, Port]);
         batch.add_set("any4", &[Protocol, Port], &[Ipv4, Port]);
         batch.add_set("host6", &[Ipv6, Protocol, Port], &[Ipv6, Port]);
@@ -444,6 +448,30 @@ impl Firewall {
                 conntrack(Conntrack::Status, CT_DESTINATION_NAT),
             ),
         );
+        // Where br_netfilter is on, that packet is bridged instead of routed and its input link is
+        // not known here.
+        for (set, family, offset, length) in
+            [("self4", NFPROTO_IPV4, 12, 8), ("self6", NFPROTO_IPV6, 8, 32)]
+        {
+            let mut steps = network_protocol(family).to_vec();
+            steps.extend([
+                Expression::Payload {
+                    base: Base::Network,
+                    offset,
+                    length,
+                    to: 0,
+                },
+                Expression::Lookup {
+                    set,
+                    register: 0,
+                    to: None,
+                },
+            ]);
+            hide(
+                batch,
+                with(steps, conntrack(Conntrack::Status, CT_DESTINATION_NAT)),
+            );
+        }
         hide(batch, with(into(), loopback(SOURCE_V4)));
         hide(
             batch,
@@ -474,7 +502,9 @@ const CT_DESTINATION_NAT: u32 = 1 << 5;
 fn bridge_elements(bridge: &BridgeRule, each: &mut dyn FnMut(&'static str, &[Element])) {
     let key = link_key(&bridge.name);
     each("bridges", &[(key.clone(), None)]);
-    each("same", &[([key.clone(), key.clone()].concat(), None)]);
+    if !bridge.is_isolating {
+        each("same", &[([key.clone(), key.clone()].concat(), None)]);
+    }
     if bridge.is_internal {
         each("internal", &[(key.clone(), None)]);
     }
@@ -484,12 +514,20 @@ fn bridge_elements(bridge: &BridgeRule, each: &mut dyn FnMut(&'static str, &[Ele
 }
 
 fn by_map<'a>(rules: impl Iterator<Item = &'a PortRule>) -> BTreeMap<&'static str, Vec<Element>> {
-    let mut maps: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    let mut maps: BTreeMap<&'static str, BTreeSet<Element>> = BTreeMap::new();
     for rule in rules {
         let (map, element) = rule.element();
-        maps.entry(map).or_default().push(element);
+        maps.entry(map).or_default().insert(element);
+        let (set, address) = match rule.container {
+            IpAddr::V4(v4) => ("self4", v4.octets().to_vec()),
+            IpAddr::V6(v6) => ("self6", v6.octets().to_vec()),
+        };
+        let pair = [address.clone(), address].concat();
+        maps.entry(set).or_default().insert((pair, None));
     }
-    maps
+    maps.into_iter()
+        .map(|(map, elements)| (map, elements.into_iter().collect()))
+        .collect()
 }
 
 fn network_protocol(family: u8) -> [Expression; 2] {

@@ -507,6 +507,7 @@ fn rule(network: &NetworkRecord) -> BridgeRule {
         name: network.bridge.clone(),
         is_internal: network.config.internal,
         is_masqueraded: bridge::is_masqueraded(network),
+        is_isolating: bridge::is_isolating(network),
     }
 }
 
