@@ -43,3 +43,9 @@ pub mod nft;
 pub mod route;
 
 pub mod watched;
+pub mod cgroup_bpf;
+pub mod conntrack;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod route;

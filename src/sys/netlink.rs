@@ -359,7 +359,10 @@ mod tests {
     #[test]
     fn a_truncated_answer_ends_the_iteration() {
         assert_eq!(Messages(&[9, 0, 0]).count(), 0);
-        assert_eq!(Messages(&[255, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]).count(), 0);
+        assert_eq!(
+            Messages(&[255, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]).count(),
+            0
+        );
         assert_eq!(Attributes(&[200, 0, 1, 0, 1]).count(), 0);
         assert_eq!(Attributes(&[1, 0, 1, 0, 1]).count(), 0);
     }

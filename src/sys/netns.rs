@@ -9,7 +9,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::thread::{UnshareFlags};
+use rustix::thread::UnshareFlags;
 
 /// Runs `work` on a fresh thread in a fresh network namespace; gives the namespace as well.
 ///
@@ -80,4 +80,3 @@ fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
-

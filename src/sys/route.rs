@@ -11,16 +11,14 @@ use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, 
-    AddressScope,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, 
+    LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage,  RouteProtocol, RouteScope,
-    RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
 use super::netlink::{
@@ -36,6 +34,11 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -70,6 +73,15 @@ pub struct Veth<'a> {
     pub master: u32,
     pub peer_netns: BorrowedFd<'a>,
     pub alias: &'a str,
+}
+
+/// A bridge's treatment of one port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Frames may leave by the port that they came in by.
+    pub reflects: bool,
+    /// No frames pass between this and other isolated ports.
+    pub is_isolated: bool,
 }
 
 /// Changes that are sent together. The kernel stops at none of them; the first refusal is reported.
@@ -133,6 +145,21 @@ impl Changes {
         // The alias and the address mode are ignored when a link is made, so they need a second
         // request, which also brings the link up.
         self.bring_up_port(veth.name, veth.alias);
+    }
+
+    /// Settings of a link as a bridge's port.
+    pub fn set_port(&mut self, name: &str, port: Port) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        // Settings of a port are taken by this request only, although the link exists.
+        self.push(RTM_NEWLINK, 0, &message);
+        self.requests.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.reflects)]);
+                data.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.is_isolated)]);
+            });
+        });
     }
 
     /// Puts an existing link on a bridge, and up.
@@ -240,10 +267,7 @@ impl Changes {
                 RouteAddress::Inet6(v6)
             }
         };
-        message.attributes = vec![
-            RouteAttribute::Gateway(gateway),
-            RouteAttribute::Oif(index),
-        ];
+        message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
         self.push(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message);
     }
 }
@@ -274,7 +298,12 @@ impl Route {
 
     pub fn links(&mut self) -> Result<Vec<Link>, Refusal> {
         let mut requests = Requests::default();
-        begin(&mut requests, RTM_GETLINK, NLM_F_DUMP, &LinkMessage::default());
+        begin(
+            &mut requests,
+            RTM_GETLINK,
+            NLM_F_DUMP,
+            &LinkMessage::default(),
+        );
         let mut links = Vec::new();
         self.socket.query(requests, |kind, body| {
             if kind == RTM_NEWLINK {

@@ -27,7 +27,7 @@ use crate::compose::PortBinding;
 use crate::plan::{EndpointConfig, ObservedEndpoint, ObservedPort};
 use crate::sys::conntrack;
 use crate::sys::netlink::Refusal;
-use crate::sys::route::{Changes, LinkLocal, Mac, Route, Veth};
+use crate::sys::route::{Changes, LinkLocal, Mac, Port, Route, Veth};
 
 /// A container that is to be on networks.
 #[derive(Clone, Copy)]
@@ -70,6 +70,7 @@ struct LinkPlan {
     addresses: Vec<IpNet>,
     gateways: Vec<IpAddr>,
     has_v6: bool,
+    port: Port,
 }
 
 /// Of an interface name, without the terminating zero.
@@ -118,8 +119,10 @@ impl Networks {
             }
             Ok::<(), NetworkError>(())
         };
-        let (linked, persisted) =
-            tokio::join!(self.make_links(container.id, container.netns, links), persisted);
+        let (linked, persisted) = tokio::join!(
+            self.make_links(container.id, container.netns, links),
+            persisted
+        );
         let outcome = match linked.and(persisted) {
             Ok(()) => self.expose(container, &record).await,
             Err(error) => Err(error),
@@ -271,13 +274,10 @@ impl Networks {
                 .gateway_endpoint(container.endpoints, is_v6)
                 .is_some_and(|(chosen, _)| std::ptr::eq(chosen, endpoint))
         };
+        let is_filtered = !container.ports.is_empty() && bridge::is_filtered();
         let mut links = Vec::new();
         let mut n_automatic = 0;
-        for (index, (endpoint, lease)) in container
-            .endpoints
-            .iter()
-            .zip(&record.leases)
-            .enumerate()
+        for (index, (endpoint, lease)) in container.endpoints.iter().zip(&record.leases).enumerate()
         {
             let network = state
                 .networks
@@ -313,6 +313,13 @@ impl Networks {
                 mtu: network.mtu,
                 bridge: network.bridge.clone(),
                 has_v6: lease.ipv6.is_some(),
+                port: Port {
+                    // A published port called from its own container comes back by the same port
+                    // if the translation happens in the bridge. Not set otherwise: it reflects
+                    // multicast to its sender, which upsets IPv6.
+                    reflects: is_filtered,
+                    is_isolated: bridge::is_isolating(network),
+                },
                 addresses,
                 gateways,
             });
@@ -323,11 +330,7 @@ impl Networks {
     fn reserve(&self, container: &Attach<'_>) -> Result<Vec<port::Reservation>, NetworkError> {
         let has_gateway = {
             let state = lock(&self.inner.state);
-            [false, true].map(|is_v6| {
-                state
-                    .gateway_endpoint(container.endpoints, is_v6)
-                    .is_some()
-            })
+            [false, true].map(|is_v6| state.gateway_endpoint(container.endpoints, is_v6).is_some())
         };
         // From an internal network nothing is published, as in Docker.
         if has_gateway == [false, false] {
@@ -634,15 +637,21 @@ fn make_link(
         peer_netns: netns.as_fd(),
         alias: container,
     };
+    let add = |changes: &mut Changes| {
+        changes.add_veth(&veth);
+        if link.port != Port::default() {
+            changes.set_port(&link.host_name, link.port);
+        }
+    };
     let mut changes = Changes::default();
-    changes.add_veth(&veth);
+    add(&mut changes);
     match route.apply(changes) {
         // Left over from an attach that was cut off; its other end is in a namespace that nobody
         // uses.
         Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
             let mut changes = Changes::default();
             changes.delete_link(&link.host_name);
-            changes.add_veth(&veth);
+            add(&mut changes);
             route.apply(changes)
         }
         outcome => outcome,
@@ -668,6 +677,7 @@ fn restore_port(route: &mut Route, link: &LinkPlan, container: &str) -> Result<(
     }
     let mut changes = Changes::default();
     changes.enslave(&link.host_name, master, container);
+    changes.set_port(&link.host_name, link.port);
     route
         .apply(changes)
         .map_err(link_error("restore", &link.host_name))

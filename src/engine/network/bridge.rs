@@ -18,6 +18,7 @@ const DEFAULT_MTU: u32 = 1500;
 const OPTION_NAME: &str = "com.docker.network.bridge.name";
 const OPTION_MTU: [&str; 2] = ["com.docker.network.driver.mtu", "mtu"];
 const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+const OPTION_ICC: &str = "com.docker.network.bridge.enable_icc";
 /// Of an interface name, without the terminating zero.
 const MAX_NAME_BYTES: usize = 15;
 
@@ -36,7 +37,11 @@ fn digest(text: &str) -> String {
 }
 
 /// The bridge's name: what the options say, else one derived from the network's id.
-pub fn name(tag: &str, id: &NetworkId, record: &crate::plan::NetworkConfig) -> Result<String, NetworkError> {
+pub fn name(
+    tag: &str,
+    id: &NetworkId,
+    record: &crate::plan::NetworkConfig,
+) -> Result<String, NetworkError> {
     let Some(name) = record.driver_opts.get(OPTION_NAME) else {
         return Ok(format!("{}{}", prefix(tag), digest(&id.0)));
     };
@@ -97,6 +102,21 @@ pub fn is_masqueraded(record: &NetworkRecord) -> bool {
             .driver_opts
             .get(OPTION_MASQUERADE)
             .is_none_or(|value| value != "false" && value != "0")
+}
+
+/// Whether containers on the bridge are kept from each other.
+pub fn is_isolating(record: &NetworkRecord) -> bool {
+    record
+        .config
+        .driver_opts
+        .get(OPTION_ICC)
+        .is_some_and(|value| value == "false" || value == "0")
+}
+
+/// Whether the host's packet filter sees bridged frames too (br_netfilter).
+pub fn is_filtered() -> bool {
+    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        .is_ok_and(|value| value.trim() == "1")
 }
 
 /// Makes the bridge, or takes over the one that exists, and gives its index.
@@ -175,7 +195,10 @@ mod tests {
     fn names_fit_into_an_interface_name() {
         let config = crate::plan::NetworkConfig::default();
         let name = name("beef", &NetworkId("a".repeat(64)), &config).unwrap();
-        assert!(name.starts_with("whbeef") && name.len() <= MAX_NAME_BYTES, "{name}");
+        assert!(
+            name.starts_with("whbeef") && name.len() <= MAX_NAME_BYTES,
+            "{name}"
+        );
         let port = port_name("beef", &"c".repeat(64), 35);
         assert!(port.len() <= MAX_NAME_BYTES, "{port}");
         assert_eq!(mac("x")[0] & 3, 2, "locally administered, not multicast");

@@ -36,7 +36,9 @@ pub enum NetworkError {
         subnet: IpNet,
         other: String,
     },
-    #[error("network {network} finds no free subnet: all candidates overlap with routes of this host")]
+    #[error(
+        "network {network} finds no free subnet: all candidates overlap with routes of this host"
+    )]
     NoSubnet { network: String },
     #[error("{what} {address} is not in subnet {subnet} of network {network}")]
     Outside {

@@ -131,10 +131,7 @@ fn configuration(
     let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
     for default in default_options {
         let key = default.split(':').next().unwrap_or(default);
-        if !words
-            .iter()
-            .any(|word| word.split(':').next() == Some(key))
-        {
+        if !words.iter().any(|word| word.split(':').next() == Some(key)) {
             words.push(default);
         }
     }

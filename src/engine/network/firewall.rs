@@ -21,8 +21,8 @@ use super::error::NetworkError;
 use crate::compose::Protocol;
 use crate::sys::netlink::Refusal;
 use crate::sys::nft::{
-    Base, Batch, ChainKind, Conntrack, Datatype, Element, Expression, Hook, Meta, Nft,
-    TABLE_OWNER, TABLE_PERSIST, Verdict,
+    Base, Batch, ChainKind, Conntrack, Datatype, Element, Expression, Hook, Meta, Nft, TABLE_OWNER,
+    TABLE_PERSIST, Verdict,
 };
 
 /// A bridge as the rules see it.
@@ -31,6 +31,8 @@ pub struct BridgeRule {
     pub name: String,
     pub is_internal: bool,
     pub is_masqueraded: bool,
+    /// Containers on it do not reach each other.
+    pub is_isolating: bool,
 }
 
 /// A published port as the rules see it.
@@ -183,7 +185,9 @@ impl Firewall {
             batch.add_table(flags);
             firewall.rules(&mut batch);
             for bridge in &firewall.bridges {
-                bridge_elements(bridge, &mut |set, elements| batch.add_elements(set, elements));
+                bridge_elements(bridge, &mut |set, elements| {
+                    batch.add_elements(set, elements)
+                });
             }
             let guarded: Vec<Element> = firewall
                 .guarded
@@ -200,9 +204,7 @@ impl Firewall {
         let outcome = match self.nft()?.commit(owned) {
             // Kernels before 6.9 do not keep an owned table, those before 5.12 own none; rather a
             // table that others may flush than one that vanishes with the engine.
-            Err(refusal)
-                if matches!(refusal.raw_os_error(), libc::EOPNOTSUPP | libc::EINVAL) =>
-            {
+            Err(refusal) if matches!(refusal.raw_os_error(), libc::EOPNOTSUPP | libc::EINVAL) => {
                 let shared = build(0, self);
                 self.nft()?.commit(shared)
             }
@@ -222,7 +224,9 @@ impl Firewall {
             return self.replace(bridges, guarded, ports);
         }
         let mut batch = Batch::new(&self.table);
-        bridge_elements(&bridge, &mut |set, elements| batch.add_elements(set, elements));
+        bridge_elements(&bridge, &mut |set, elements| {
+            batch.add_elements(set, elements)
+        });
         let failed = self.failed("add a bridge to");
         self.nft()?.commit(batch).map_err(failed)?;
         self.bridges.insert(bridge);
@@ -294,16 +298,19 @@ impl Firewall {
     }
 
     /// The container that has published the port already.
-    pub fn holder(&self, host_port: u16, protocol: Protocol, host_ip: Option<IpAddr>) -> Option<&str> {
+    pub fn holder(
+        &self,
+        host_port: u16,
+        protocol: Protocol,
+        host_ip: Option<IpAddr>,
+    ) -> Option<&str> {
         self.ports
             .iter()
             .find(|(_, rules)| {
                 rules.iter().any(|rule| {
                     rule.host_port == host_port
                         && rule.protocol == protocol
-                        && (rule.host_ip.is_none()
-                            || host_ip.is_none()
-                            || rule.host_ip == host_ip)
+                        && (rule.host_ip.is_none() || host_ip.is_none() || rule.host_ip == host_ip)
                 })
             })
             .map(|(container, _)| container.as_str())
@@ -341,6 +348,8 @@ impl Firewall {
             batch.add_set(name, &[LinkName], &[]);
         }
         batch.add_set("same", &[LinkName, LinkName], &[]);
+        batch.add_set("self4", &[Ipv4, Ipv4], &[]);
+        batch.add_set("self6", &[Ipv6, Ipv6], &[]);
         batch.add_set("host4", &[Ipv4, Protocol, Port], &[Ipv4, Port]);
         batch.add_set("any4", &[Protocol, Port], &[Ipv4, Port]);
         batch.add_set("host6", &[Ipv6, Protocol, Port], &[Ipv6, Port]);
@@ -439,6 +448,30 @@ impl Firewall {
                 conntrack(Conntrack::Status, CT_DESTINATION_NAT),
             ),
         );
+        // Where br_netfilter is on, that packet is bridged instead of routed and its input link is
+        // not known here.
+        for (set, family, offset, length) in
+            [("self4", NFPROTO_IPV4, 12, 8), ("self6", NFPROTO_IPV6, 8, 32)]
+        {
+            let mut steps = network_protocol(family).to_vec();
+            steps.extend([
+                Expression::Payload {
+                    base: Base::Network,
+                    offset,
+                    length,
+                    to: 0,
+                },
+                Expression::Lookup {
+                    set,
+                    register: 0,
+                    to: None,
+                },
+            ]);
+            hide(
+                batch,
+                with(steps, conntrack(Conntrack::Status, CT_DESTINATION_NAT)),
+            );
+        }
         hide(batch, with(into(), loopback(SOURCE_V4)));
         hide(
             batch,
@@ -469,7 +502,9 @@ const CT_DESTINATION_NAT: u32 = 1 << 5;
 fn bridge_elements(bridge: &BridgeRule, each: &mut dyn FnMut(&'static str, &[Element])) {
     let key = link_key(&bridge.name);
     each("bridges", &[(key.clone(), None)]);
-    each("same", &[([key.clone(), key.clone()].concat(), None)]);
+    if !bridge.is_isolating {
+        each("same", &[([key.clone(), key.clone()].concat(), None)]);
+    }
     if bridge.is_internal {
         each("internal", &[(key.clone(), None)]);
     }
@@ -479,12 +514,20 @@ fn bridge_elements(bridge: &BridgeRule, each: &mut dyn FnMut(&'static str, &[Ele
 }
 
 fn by_map<'a>(rules: impl Iterator<Item = &'a PortRule>) -> BTreeMap<&'static str, Vec<Element>> {
-    let mut maps: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    let mut maps: BTreeMap<&'static str, BTreeSet<Element>> = BTreeMap::new();
     for rule in rules {
         let (map, element) = rule.element();
-        maps.entry(map).or_default().push(element);
+        maps.entry(map).or_default().insert(element);
+        let (set, address) = match rule.container {
+            IpAddr::V4(v4) => ("self4", v4.octets().to_vec()),
+            IpAddr::V6(v6) => ("self6", v6.octets().to_vec()),
+        };
+        let pair = [address.clone(), address].concat();
+        maps.entry(set).or_default().insert((pair, None));
     }
-    maps
+    maps.into_iter()
+        .map(|(map, elements)| (map, elements.into_iter().collect()))
+        .collect()
 }
 
 fn network_protocol(family: u8) -> [Expression; 2] {

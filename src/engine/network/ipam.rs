@@ -87,7 +87,11 @@ pub fn automatic_v6(network: &str, taken: &[IpNet]) -> Result<IpNet, NetworkErro
 }
 
 /// Fills in what a pool's configuration leaves open, and checks what it says.
-pub fn resolve(network: &str, subnet: IpNet, config: Option<&IpamPool>) -> Result<Pool, NetworkError> {
+pub fn resolve(
+    network: &str,
+    subnet: IpNet,
+    config: Option<&IpamPool>,
+) -> Result<Pool, NetworkError> {
     let subnet = subnet.trunc();
     let range = config.and_then(|pool| pool.ip_range).unwrap_or(subnet);
     let inside = |what: &'static str, address: IpAddr| {
@@ -172,7 +176,11 @@ pub fn take(pool: &Pool, leased: &BTreeSet<IpAddr>, last: Option<IpAddr>) -> Opt
         if is_usable(pool, candidate) && !leased.contains(&candidate) {
             return Some(candidate);
         }
-        candidate = if candidate == end { first } else { next(candidate) };
+        candidate = if candidate == end {
+            first
+        } else {
+            next(candidate)
+        };
         if candidate == start {
             return None;
         }

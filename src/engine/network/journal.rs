@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::NetworkError;
-use crate::engine::store::{Batch, Store, StoreError, Table};
 use crate::engine::network::record::EndpointRecord;
+use crate::engine::store::{Batch, Store, StoreError, Table};
 
 type Answer = tokio::sync::oneshot::Sender<Result<(), Arc<StoreError>>>;
 
@@ -74,10 +74,7 @@ impl Journal {
             container: container.to_owned(),
         };
         committed.await.map_err(|_panicked| cut_off())?;
-        waiting
-            .await
-            .map_err(|_dropped| cut_off())?
-            .map_err(shared)
+        waiting.await.map_err(|_dropped| cut_off())?.map_err(shared)
     }
 }
 

@@ -220,10 +220,7 @@ impl Networks {
     }
 
     /// The recorded ports that the kernel's table has now, by container.
-    fn published_now(
-        &self,
-        table: &str,
-    ) -> Result<BTreeMap<String, Vec<PortRule>>, NetworkError> {
+    fn published_now(&self, table: &str) -> Result<BTreeMap<String, Vec<PortRule>>, NetworkError> {
         let mut nft = Nft::open().map_err(NetworkError::Netlink)?;
         let mut present: BTreeSet<(&'static str, Element)> = BTreeSet::new();
         for map in firewall::MAPS {
@@ -510,6 +507,7 @@ fn rule(network: &NetworkRecord) -> BridgeRule {
         name: network.bridge.clone(),
         is_internal: network.config.internal,
         is_masqueraded: bridge::is_masqueraded(network),
+        is_isolating: bridge::is_isolating(network),
     }
 }
 

@@ -168,7 +168,10 @@ fn holder(port: u16, protocol: Protocol) -> Option<String> {
             let Ok(target) = fs::read_link(descriptor.path()) else {
                 continue;
             };
-            if inodes.iter().any(|inode| target.as_os_str() == inode.as_str()) {
+            if inodes
+                .iter()
+                .any(|inode| target.as_os_str() == inode.as_str())
+            {
                 let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
                 return Some(format!("{} (pid {pid})", name.trim()));
             }
@@ -231,7 +234,10 @@ mod tests {
             .err()
             .unwrap();
         let pid = std::process::id();
-        assert!(error.to_string().contains(&format!("(pid {pid})")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("(pid {pid})")),
+            "{error}"
+        );
         if let Ok(next) = reserve(&binding("127.0.0.1", Some((port, port + 3))), |_| None) {
             assert!(next.published.host_port > port);
         }

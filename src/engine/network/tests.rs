@@ -51,7 +51,10 @@ fn on_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send) {
             .enable_all()
             .build()?;
         let directory = tempfile::tempdir()?;
-        fs::write(directory.path().join("resolv.conf"), "nameserver 127.0.0.53\n")?;
+        fs::write(
+            directory.path().join("resolv.conf"),
+            "nameserver 127.0.0.53\n",
+        )?;
         let networks = open(&directory);
         runtime.block_on(test(Host {
             directory,
@@ -342,7 +345,11 @@ fn who_reaches_whom() {
         assert!(TcpListener::bind(("0.0.0.0", 18080)).is_err());
         let conflict = Container::new("second-1", &["back"]).publish(None, 18080, 1, Protocol::Tcp);
         let netns = Netns::create().await.unwrap();
-        let error = networks.attach(&conflict.attach(&netns)).await.err().unwrap();
+        let error = networks
+            .attach(&conflict.attach(&netns))
+            .await
+            .err()
+            .unwrap();
         assert!(
             error.to_string().ends_with("in use by container web-1"),
             "{error}"

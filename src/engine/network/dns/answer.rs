@@ -203,7 +203,12 @@ mod tests {
         zone
     }
 
-    fn ask(zone: &Zone, outside: Outside, name: &str, kind: RecordType) -> Result<Message, Decision> {
+    fn ask(
+        zone: &Zone,
+        outside: Outside,
+        name: &str,
+        kind: RecordType,
+    ) -> Result<Message, Decision> {
         let mut query = Message::query();
         query.metadata.id = 77;
         query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));

@@ -64,14 +64,7 @@ impl Server {
             .zone
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        answer::decide(
-            &zone,
-            &self.container,
-            self.outside,
-            query,
-            transport,
-            turn,
-        )
+        answer::decide(&zone, &self.container, self.outside, query, transport, turn)
     }
 
     async fn ask_outside(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {

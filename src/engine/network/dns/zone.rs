@@ -123,11 +123,7 @@ impl Zone {
     /// `container.network` of an address on one of the asker's networks.
     pub fn reverse(&self, asker: &str, address: IpAddr) -> Option<String> {
         self.containers.get(asker)?.iter().find_map(|place| {
-            let name = self
-                .networks
-                .get(&place.network)?
-                .reverse
-                .get(&address)?;
+            let name = self.networks.get(&place.network)?.reverse.get(&address)?;
             Some(format!("{name}.{}", place.network))
         })
     }
