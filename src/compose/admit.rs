@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::schema::{self, Object, Shape};
 use super::units;
 use crate::source::interpolate::{self, TemplateError, Variable};
-use crate::source::{Diagnostic, Node, Span, Tag, TreePath, Value, scalar};
+use crate::source::{Diagnostic, Node, Span, Tag, TreePath, Value};
 
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -436,16 +436,6 @@ fn describe(shape: &Shape, into: &mut Vec<String>) {
             into.push((*word).to_owned());
         }
     }
-}
-
-/// Text of a scalar where null counts as empty.
-pub fn text_or_empty(node: &Node) -> String {
-    node.scalar_text().unwrap_or_default()
-}
-
-/// A float as the canonical form writes it.
-pub fn number_text(value: f64) -> String {
-    scalar::float_text(value)
 }
 
 /// Whether any null stands where the table does not take one; run on the merged whole.

@@ -69,6 +69,12 @@ impl Canonical<'_> {
         for key in ["env_file", "label_file", "dns", "dns_search", "tmpfs"] {
             self.at(service, key, |_, node| into_list(node));
         }
+        self.at(service, "dns", |_, node| {
+            // `dns: ${DNS}` with an unset variable is no server.
+            if let Some(list) = node.as_list_mut() {
+                list.retain(|item| item.as_str() != Some(""));
+            }
+        });
         for key in ["command", "entrypoint"] {
             self.at(service, key, Self::words);
         }
@@ -153,6 +159,12 @@ impl Canonical<'_> {
             self.at(build, key, |c, n| c.pairs(n, Bare::Empty));
         }
         self.at(build, "ssh", |c, n| {
+            for item in n.as_list_mut().into_iter().flatten() {
+                // The canonical form prints `id: path`; it must load again.
+                if let Some((id, path)) = item.as_str().and_then(|t| t.split_once(": ")) {
+                    item.value = Value::Text(format!("{id}={path}"));
+                }
+            }
             c.pairs(n, Bare::Inherit);
             let mut bare = Vec::new();
             for (id, path) in n.as_map_mut().into_iter().flatten() {

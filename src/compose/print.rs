@@ -39,6 +39,10 @@ fn document(project: &Project, options: PrintOptions, form: Form) -> Json {
     };
     let printer = Printer { options, form };
     let mut document = printer.object(root.as_map(), &schema::PROJECT);
+    if !document.contains_key("services") {
+        let at = usize::from(document.contains_key("name"));
+        document.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
+    }
     if form == Form::Json {
         // Z6: the reference leaves models out of JSON. A reader loses data by that, so they stay.
         for service in document
@@ -141,6 +145,7 @@ impl Printer {
             }
             let mut value = match *key {
                 "env_file" if !std::ptr::eq(object, &schema::INCLUDE) => self.env_files(node),
+                "ssh" if self.form == Form::Yaml => self.ssh(node),
                 _ => self.node(node, shape),
             };
             if *key == "extra_hosts"
@@ -156,6 +161,18 @@ impl Printer {
             out.insert(key.clone(), self.any(&map[key]));
         }
         out
+    }
+
+    /// YAML shows keys as a list of `id: path`, as the reference does.
+    fn ssh(&self, node: &Node) -> Json {
+        node.as_map()
+            .into_iter()
+            .flatten()
+            .map(|(id, path)| match path.as_str() {
+                Some(path) if !path.is_empty() => self.text(&format!("{id}: {path}")),
+                _ => self.text(id),
+            })
+            .collect()
     }
 
     /// An env file with nothing but a path is printed as that path.
