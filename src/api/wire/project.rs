@@ -42,90 +42,97 @@ impl Verb {
     }
 }
 
-/// When an existing container is replaced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recreate {
-    /// When its configuration changed.
-    #[default]
-    Diverged,
-    Force,
-    Never,
+/// How a plan is carried out, alike for all commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecuteOptions {
+    /// Print the plan, do nothing.
+    pub plan_only: bool,
+    /// Steps under way at once (`COMPOSE_PARALLEL_LIMIT`); `None` and 0 are without limit. Waiting
+    /// for a condition costs nothing and is not counted.
+    pub parallel_limit: Option<usize>,
 }
 
-/// Options of `up`. An empty `services` means all of them, everywhere in this module.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Options of `up` and, with `start` off, of `create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpOptions {
     pub services: Vec<String>,
-    pub recreate: Recreate,
-    /// How dependencies of the named services are treated.
-    pub recreate_dependencies: Recreate,
+    /// Leave the services that the named ones depend on alone.
     pub no_deps: bool,
-    pub scale: BTreeMap<String, u32>,
-    /// For containers that are stopped on the way; `None`: each container's own.
-    #[serde(with = "optional_nanoseconds")]
-    pub timeout: Option<Duration>,
+    pub force_recreate: bool,
+    pub no_recreate: bool,
+    /// Recreate dependencies of the named services even when they did not change.
+    pub always_recreate_deps: bool,
+    /// Do not hand anonymous volumes over to the new container; implies recreation.
+    pub renew_anon_volumes: bool,
     pub remove_orphans: bool,
     /// Say nothing about orphans (`COMPOSE_IGNORE_ORPHANS`).
     pub ignore_orphans: bool,
-    pub renew_anonymous_volumes: bool,
-    /// False: create, do not start.
+    /// Replicas by service, in place of what the file says.
+    pub scale: BTreeMap<String, u32>,
+    /// `--pull`: a policy for all services, in place of the file's.
+    pub pull: Option<String>,
+    /// The user agreed that a volume whose definition changed is removed, with its data, and made
+    /// again. Without it such a volume is kept and used as it is.
+    pub recreate_volumes: bool,
+    /// For stops on the way; `None` is each container's own.
+    #[serde(with = "optional_nanoseconds")]
+    pub timeout: Option<Duration>,
+    /// Off: create only.
     pub start: bool,
-    /// End only when everything runs or is healthy.
+    /// End only when every service runs, or is healthy where it has a health check.
     pub wait: bool,
     #[serde(with = "optional_nanoseconds")]
     pub wait_timeout: Option<Duration>,
-    /// Overrides every service's `pull_policy`.
-    pub pull: Option<String>,
-    /// Answer with the plan and do nothing.
-    pub plan_only: bool,
-    /// Steps carried out at once; `None`: as many as the graph allows.
-    pub parallel: Option<usize>,
+    pub execute: ExecuteOptions,
 }
 
 impl Default for UpOptions {
     fn default() -> Self {
         UpOptions {
             services: Vec::new(),
-            recreate: Recreate::Diverged,
-            recreate_dependencies: Recreate::Diverged,
             no_deps: false,
-            scale: BTreeMap::new(),
-            timeout: None,
+            force_recreate: false,
+            no_recreate: false,
+            always_recreate_deps: false,
+            renew_anon_volumes: false,
             remove_orphans: false,
             ignore_orphans: false,
-            renew_anonymous_volumes: false,
+            scale: BTreeMap::new(),
+            pull: None,
+            recreate_volumes: false,
+            timeout: None,
             start: true,
             wait: false,
             wait_timeout: None,
-            pull: None,
-            plan_only: false,
-            parallel: None,
+            execute: ExecuteOptions::default(),
         }
     }
+}
+
+/// Images that `down --rmi` takes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoveImages {
+    /// Those whose name the file does not give.
+    Local,
+    All,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DownOptions {
     pub services: Vec<String>,
+    /// Remove the project's named volumes and its containers' anonymous ones.
     pub volumes: bool,
     pub remove_orphans: bool,
-    /// Say nothing about orphans (`COMPOSE_IGNORE_ORPHANS`).
     pub ignore_orphans: bool,
     #[serde(with = "optional_nanoseconds")]
     pub timeout: Option<Duration>,
-    pub remove_images: Option<RemoveImages>,
-}
-
-/// Which images `down --rmi` takes away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RemoveImages {
-    All,
-    /// Those that the project built without a name of their own.
-    Local,
+    /// Not part of the plan: the engine does it afterwards.
+    pub rmi: Option<RemoveImages>,
+    pub execute: ExecuteOptions,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +141,7 @@ pub struct StopOptions {
     pub services: Vec<String>,
     #[serde(with = "optional_nanoseconds")]
     pub timeout: Option<Duration>,
+    pub execute: ExecuteOptions,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,24 +151,28 @@ pub struct StartOptions {
     pub wait: bool,
     #[serde(with = "optional_nanoseconds")]
     pub wait_timeout: Option<Duration>,
+    pub execute: ExecuteOptions,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RestartOptions {
     pub services: Vec<String>,
+    /// Leave dependents alone, even those that ask for `restart: true`.
+    pub no_deps: bool,
     #[serde(with = "optional_nanoseconds")]
     pub timeout: Option<Duration>,
-    pub no_deps: bool,
+    pub execute: ExecuteOptions,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KillOptions {
     pub services: Vec<String>,
-    /// Name or number: `SIGKILL`, `HUP`, `9`.
     pub signal: String,
+    /// Kill containers of services that the file no longer has, too.
     pub remove_orphans: bool,
+    pub execute: ExecuteOptions,
 }
 
 impl Default for KillOptions {
@@ -169,6 +181,7 @@ impl Default for KillOptions {
             services: Vec::new(),
             signal: "SIGKILL".to_owned(),
             remove_orphans: false,
+            execute: ExecuteOptions::default(),
         }
     }
 }
