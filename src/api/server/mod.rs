@@ -29,11 +29,11 @@ use transaction::Transactions;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What every handler is given.
-pub(crate) struct Shared<H> {
-    pub host: Arc<H>,
-    pub transactions: Transactions,
+pub(super) struct Shared<H> {
+    host: Arc<H>,
+    transactions: Transactions,
     /// Cancelled at shutdown: streams end, sessions close.
-    pub closing: CancellationToken,
+    closing: CancellationToken,
 }
 
 /// Serves until `shutdown` is cancelled, then ends all streams and waits a few seconds for requests

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -53,6 +54,7 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .nest("/wharf/v1/projects", projects)
         .fallback(page_not_found)
+        .layer(middleware::from_fn(refuse_giants))
         .layer(middleware::from_fn(survive_panics))
         .with_state(shared)
 }
@@ -72,4 +74,18 @@ async fn survive_panics(request: Request, next: Next) -> Response {
         )
         .into_response(),
     }
+}
+
+/// A body that announces too much is refused before a byte of it is read; one that lies about its
+/// length is cut off by the limits above.
+async fn refuse_giants(request: Request, next: Next) -> Response {
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > PROJECT_BODY_BYTES as u64) {
+        let message = format!("the request is longer than {PROJECT_BODY_BYTES} bytes");
+        return ApiError::new(FailureKind::Invalid, message).into_response();
+    }
+    next.run(request).await
 }
