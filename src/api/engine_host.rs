@@ -1,6 +1,6 @@
 //! The engine as the routes see it.
 //!
-//! Converts wire options to the planner's, and the engine's descriptors to streams.
+//! Converts the engine's descriptors to streams.
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::exec::ExecConfig;
 use super::wire::frame::OutputStream;
-use super::wire::{self, EngineStatus, Recreate, Verb};
+use super::wire::{EngineStatus, Verb};
 use super::{Host, LogLine, LogQuery, LogStream, Session, SessionControl, SessionOutput};
 use crate::compose::{Project, ProjectName};
 use crate::engine::container::{self, ExecSession, ExecSignaller, ExecStdio, Terminal, parse_signal};
@@ -52,47 +52,12 @@ impl Host for Engine {
         };
         // Each of these sends its own last report, `Done` or `Failed`, so the result adds nothing.
         let _ = match verb {
-            Verb::Up(options) => {
-                reconcile::up(self, &project, &up_options(options), reports).await
-            }
-            Verb::Down(options) => {
-                reconcile::down(self, &project, &down_options(options), reports).await
-            }
-            Verb::Stop(options) => {
-                let options = plan::StopOptions {
-                    services: options.services,
-                    timeout: options.timeout,
-                    ..Default::default()
-                };
-                reconcile::stop(self, &project, &options, reports).await
-            }
-            Verb::Start(options) => {
-                let options = plan::StartOptions {
-                    services: options.services,
-                    wait: options.wait,
-                    wait_timeout: options.wait_timeout,
-                    ..Default::default()
-                };
-                reconcile::start(self, &project, &options, reports).await
-            }
-            Verb::Restart(options) => {
-                let options = plan::RestartOptions {
-                    services: options.services,
-                    no_deps: options.no_deps,
-                    timeout: options.timeout,
-                    ..Default::default()
-                };
-                reconcile::restart(self, &project, &options, reports).await
-            }
-            Verb::Kill(options) => {
-                let options = plan::KillOptions {
-                    services: options.services,
-                    signal: options.signal,
-                    remove_orphans: options.remove_orphans,
-                    ..Default::default()
-                };
-                reconcile::kill(self, &project, &options, reports).await
-            }
+            Verb::Up(options) => reconcile::up(self, &project, &options, reports).await,
+            Verb::Down(options) => reconcile::down(self, &project, &options, reports).await,
+            Verb::Stop(options) => reconcile::stop(self, &project, &options, reports).await,
+            Verb::Start(options) => reconcile::start(self, &project, &options, reports).await,
+            Verb::Restart(options) => reconcile::restart(self, &project, &options, reports).await,
+            Verb::Kill(options) => reconcile::kill(self, &project, &options, reports).await,
         };
     }
 
@@ -249,45 +214,6 @@ fn log_line(line: container::LogLine) -> LogLine {
         time_ns: line.time_ns,
         partial: line.partial,
         bytes: line.bytes.into(),
-    }
-}
-
-fn up_options(options: wire::UpOptions) -> plan::UpOptions {
-    plan::UpOptions {
-        services: options.services,
-        no_deps: options.no_deps,
-        force_recreate: options.recreate == Recreate::Force,
-        no_recreate: options.recreate == Recreate::Never,
-        always_recreate_deps: options.recreate_dependencies == Recreate::Force,
-        renew_anon_volumes: options.renew_anonymous_volumes,
-        remove_orphans: options.remove_orphans,
-        ignore_orphans: options.ignore_orphans,
-        scale: options.scale,
-        pull: options.pull,
-        recreate_volumes: false,
-        timeout: options.timeout,
-        start: options.start,
-        wait: options.wait,
-        wait_timeout: options.wait_timeout,
-        execute: plan::ExecuteOptions {
-            plan_only: options.plan_only,
-            parallel_limit: options.parallel,
-        },
-    }
-}
-
-fn down_options(options: wire::DownOptions) -> plan::DownOptions {
-    plan::DownOptions {
-        services: options.services,
-        volumes: options.volumes,
-        remove_orphans: options.remove_orphans,
-        ignore_orphans: options.ignore_orphans,
-        timeout: options.timeout,
-        rmi: options.remove_images.map(|images| match images {
-            wire::RemoveImages::All => plan::RemoveImages::All,
-            wire::RemoveImages::Local => plan::RemoveImages::Local,
-        }),
-        execute: plan::ExecuteOptions::default(),
     }
 }
 

@@ -31,7 +31,7 @@ pub use roots::Roots;
 use shared::Shared;
 
 use crate::reconcile::ContainerChange;
-use container::{Container, ContainerId, Spawner};
+use container::{Container, ContainerId};
 
 /// One engine; clones share it.
 #[derive(Clone)]

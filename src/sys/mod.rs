@@ -3,49 +3,25 @@
 #![allow(unsafe_code)]
 
 pub mod atomic_file;
-
-pub mod bytes;
-
-pub mod clone;
-
-pub mod fd;
-
-pub mod lock;
-
-pub mod mount;
-
-pub mod pidfd;
-
-pub mod process;
-
-pub mod pty;
-
-pub mod root;
-
-pub mod signal;
-
-pub mod socket;
-pub mod bpf;
-pub mod seccomp;
 pub mod beneath;
+pub mod bpf;
+pub mod bytes;
+pub mod cgroup_bpf;
+pub mod clone;
+pub mod conntrack;
 pub mod detached;
-
-pub mod cgroup_bpf;
-
-pub mod conntrack;
-
+pub mod fd;
+pub mod lock;
+pub mod mount;
 pub mod netlink;
-
 pub mod netns;
-
 pub mod nft;
-
+pub mod pidfd;
+pub mod process;
+pub mod pty;
+pub mod root;
 pub mod route;
-
+pub mod seccomp;
+pub mod signal;
+pub mod socket;
 pub mod watched;
-pub mod cgroup_bpf;
-pub mod conntrack;
-pub mod netlink;
-pub mod netns;
-pub mod nft;
-pub mod route;

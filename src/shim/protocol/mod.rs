@@ -15,7 +15,6 @@
 
 pub mod log;
 
-pub use crate::runtime::{capabilities, seccomp, sysctl};
 
 use std::path::PathBuf;
 
