@@ -409,7 +409,8 @@ fn bundle(
             uts: uts.as_deref(),
             cgroup: cgroup.as_deref(),
         },
-        cgroup: &shared.cgroup_path(&record.id),
+        // The specification counts from the hierarchy's root.
+        cgroup: &Path::new("/").join(shared.cgroup_path(&record.id)),
         devices: &nodes,
         host_devices: &host_devices,
         host: HostFacts {
