@@ -169,7 +169,7 @@ pub enum SpecError {
     Cpuset(String),
     #[error("{kind} mode names another container, whose namespace was not found")]
     Joined { kind: &'static str },
-    #[error("cgroup path {0:?} needs to be absolute, without `..`")]
+    #[error("cgroup path {0:?} is not a plain path below the root; write it without `..`")]
     CgroupPath(PathBuf),
 }
 
@@ -318,19 +318,17 @@ fn sysctls(input: &SpecInput<'_>) -> Result<HashMap<String, String>, SpecError> 
     Ok(all)
 }
 
+/// OCI reads a path without the leading slash as the runtime's to place.
 fn cgroup_path(path: &Path) -> Result<PathBuf, SpecError> {
     use std::path::Component;
-    let is_plain = path.is_absolute()
-        && path
-            .components()
-            .skip(1)
-            .all(|c| matches!(c, Component::Normal(_)))
-        && path != Path::new("/");
-    if is_plain {
-        Ok(path.to_owned())
-    } else {
-        Err(SpecError::CgroupPath(path.to_owned()))
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let is_plain = relative
+        .components()
+        .all(|c| matches!(c, Component::Normal(_)));
+    if relative.as_os_str().is_empty() || !is_plain {
+        return Err(SpecError::CgroupPath(path.to_owned()));
     }
+    Ok(Path::new("/").join(relative))
 }
 
 #[cfg(test)]

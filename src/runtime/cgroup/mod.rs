@@ -501,10 +501,10 @@ impl Cgroup {
             .unwrap_or(Path::new("/"))
             .to_owned();
         let root = open_directory(CWD, &mount).map_err(fail)?;
-        match remove_tree(root.as_fd(), &self.path) {
-            Ok(()) => {}
-            Err(e) if self.v1.iter().any(|m| m.mount == mount) => drop(e),
-            Err(e) => return Err(fail(e)),
+        // Controllers can share a hierarchy (`cpu,cpuacct`): then the directory is ours already, and
+        // not a leftover.
+        if !self.v1.iter().any(|m| m.mount == mount) {
+            remove_tree(root.as_fd(), &self.path).map_err(fail)?;
         }
         let directory = make_path(root.as_fd(), &self.path, |above, below| {
             if controller == "cpuset" {
