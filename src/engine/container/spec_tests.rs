@@ -55,7 +55,6 @@ fn case(change: impl FnOnce(&mut ContainerConfig)) -> Case {
 impl Case {
     fn make(&self) -> Result<Spec, SpecError> {
         spec(&SpecInput {
-            container_id: "c0ffee",
             config: &self.config,
             image: self.image.as_ref(),
             mounts: &self.mounts,
@@ -70,10 +69,10 @@ impl Case {
             cgroup: Path::new("/wharf/c0ffee"),
             devices: &self.devices,
             host_devices: &self.host_devices,
-            host: HostFacts {
+            host: &HostFacts {
                 n_cpus: 4,
                 kernel: (6, 1),
-                thermal_throttle: &["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
+                thermal_throttle: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
             },
             seccomp_profile: self.profile,
         })

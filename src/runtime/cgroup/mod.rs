@@ -451,7 +451,7 @@ impl Cgroup {
             } else if self.hierarchies.v2_has(limits::v2_name(controller)) {
                 self.enable(limits::v2_name(controller))?;
                 write_settings(self.v2.as_fd(), &wanted)?;
-            } else {
+            } else if !self.unsupported.contains(&controller) {
                 self.unsupported.push(controller);
             }
         }

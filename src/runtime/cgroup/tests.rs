@@ -345,11 +345,13 @@ fn controllers_are_handed_down_the_tree() {
     let mut resources = LinuxResources::default();
     resources.set_hugepage_limits(Some(vec![limit.unwrap()]));
     let before = read_at(hierarchies.v2.as_fd(), "cgroup.subtree_control").unwrap();
+    // Its own top: the others' would keep the controller in use.
+    let top = PathBuf::from(format!("/wharf-test-{}-down", std::process::id()));
     // A process stands where only children may be, as in a container whose entry process starts an
     // engine: it has to make room.
-    let above = Cgroup::create(&name("above"), None).unwrap();
+    let above = Cgroup::create(&top.join("above"), None).unwrap();
     let mut child = shell(&above, "sleep 1000");
-    let cgroup = Cgroup::create(&name("above").join("leaf"), Some(&resources)).unwrap();
+    let cgroup = Cgroup::create(&top.join("above/leaf"), Some(&resources)).unwrap();
     assert_eq!(cgroup.unsupported(), [""; 0]);
     assert_eq!(
         read_at(cgroup.v2_fd(), "hugetlb.2MB.max").unwrap().trim(),
