@@ -9,6 +9,7 @@
 //! working after the process has changed its mount namespace.
 
 mod devices;
+mod directory;
 mod hierarchy;
 mod limits;
 
@@ -22,9 +23,13 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::fs::{CWD, OFlags};
 
-use self::hierarchy::{Hierarchies, make_path, open_directory, open_file, read_at, write_at};
+use self::directory::{
+    all_processes, evacuate, inherit_cpuset, make_path, open_directory, open_file, processes,
+    read_at, remove_tree, write_at,
+};
+use self::hierarchy::Hierarchies;
 use crate::sys::bpf;
 
 /// How long the kernel gets to freeze or to let the last process go. Both take milliseconds unless
@@ -476,10 +481,16 @@ impl Cgroup {
                 Attach::First => bpf::attach_device_program(self.v2.as_fd(), program.as_fd()),
                 Attach::Replace => bpf::replace_device_program(self.v2.as_fd(), program.as_fd()),
             });
-            put.map_err(|source| CgroupError::Devices {
-                path: self.path.clone(),
-                source,
-            })?;
+            match put {
+                Ok(()) => {}
+                // Rootless: nobody may attach programs there, and nobody needs to, for no node that
+                // is made in a user namespace opens anything.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied && in_user_namespace() => {}
+                Err(source) => {
+                    let path = self.path.clone();
+                    return Err(CgroupError::Devices { path, source });
+                }
+            }
         }
         Ok(())
     }
@@ -618,87 +629,10 @@ fn clear_leftover(root: BorrowedFd<'_>, path: &Path) -> Result<(), CgroupError> 
     }
 }
 
-/// Removes a directory and those below it. One that is not there is removed already.
-fn remove_tree(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    match rustix::fs::unlinkat(root, path, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
-        // EBUSY stands for processes and for children alike.
-        Err(rustix::io::Errno::BUSY) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let directory = match open_directory(root, path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for child in children(directory.as_fd())? {
-        remove_tree(directory.as_fd(), &child)?;
-    }
-    match rustix::fs::unlinkat(root, path, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn children(directory: BorrowedFd<'_>) -> io::Result<Vec<PathBuf>> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if entry.file_type() == rustix::fs::FileType::Directory && name != b"." && name != b".." {
-            names.push(PathBuf::from(std::ffi::OsStr::from_bytes(name)));
-        }
-    }
-    Ok(names)
-}
-
-fn processes(directory: BorrowedFd<'_>) -> io::Result<Vec<i32>> {
-    let text = read_at(directory, "cgroup.procs")?;
-    // 0 stands for a process that is not in our pid namespace.
-    Ok(text
-        .lines()
-        .filter_map(|l| l.parse().ok())
-        .filter(|pid| *pid > 0)
-        .collect())
-}
-
-fn all_processes(directory: BorrowedFd<'_>) -> io::Result<Vec<i32>> {
-    let mut pids = processes(directory)?;
-    for child in children(directory)? {
-        let child = open_directory(directory, &child)?;
-        pids.extend(all_processes(child.as_fd())?);
-    }
-    Ok(pids)
-}
-
-/// Moves the processes of a cgroup into a leaf `init` below it, as every nested engine has to: the
-/// entry process of a container sits in what it sees as the root.
-fn evacuate(directory: BorrowedFd<'_>) -> io::Result<()> {
-    let leaf = make_path(directory, Path::new("init"), |_, _| Ok(()))?;
-    loop {
-        let pids = processes(directory)?;
-        if pids.is_empty() {
-            return Ok(());
-        }
-        for pid in pids {
-            match write_at(leaf.as_fd(), "cgroup.procs", &pid.to_string()) {
-                Err(e) if e.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                    return Err(e);
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A v1 cpuset takes no process before it has processors and memory nodes.
-fn inherit_cpuset(above: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        if read_at(below, file)?.trim().is_empty() {
-            write_at(below, file, read_at(above, file)?.trim())?;
-        }
-    }
-    Ok(())
+/// The first user namespace maps every id to itself.
+fn in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 fn write_settings(at: BorrowedFd<'_>, settings: &[limits::Setting]) -> Result<(), CgroupError> {

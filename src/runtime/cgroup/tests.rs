@@ -7,6 +7,8 @@ use oci_spec::runtime::{
     LinuxCpu, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory, LinuxPids,
 };
 
+use rustix::fs::AtFlags;
+
 use super::*;
 
 /// Whether the test can run; says so when not.
