@@ -10,8 +10,10 @@
 
 mod devices;
 mod directory;
+mod error;
 mod hierarchy;
 mod limits;
+mod oom;
 
 #[cfg(test)]
 mod tests;
@@ -29,57 +31,13 @@ use self::directory::{
     all_processes, evacuate, inherit_cpuset, make_path, open_directory, open_file, processes,
     read_at, remove_tree, write_at,
 };
+pub use self::error::CgroupError;
 use self::hierarchy::Hierarchies;
 use crate::sys::bpf;
 
 /// How long the kernel gets to freeze or to let the last process go. Both take milliseconds unless
 /// a process is stuck inside a system call.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What could not be done, to which cgroup.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    #[error("cannot find the machine's cgroups")]
-    Discover(#[source] io::Error),
-    #[error("cgroup path {0:?} is not a plain path below the root")]
-    Path(PathBuf),
-    #[error("cannot create cgroup {path:?} of {controller}")]
-    Create {
-        path: PathBuf,
-        controller: String,
-        source: io::Error,
-    },
-    #[error("cgroup {0:?} already holds running processes")]
-    InUse(PathBuf),
-    #[error("cannot open cgroup {path:?}")]
-    Open { path: PathBuf, source: io::Error },
-    #[error("cannot set {file} to {value:?}")]
-    Limit {
-        file: String,
-        value: String,
-        source: io::Error,
-    },
-    #[error("{0:?} is not the name of a cgroup file")]
-    UnifiedKey(String),
-    #[error("cannot set the device rules of cgroup {path:?}")]
-    Devices { path: PathBuf, source: io::Error },
-    #[error("cannot move process {pid} into cgroup {path:?}")]
-    Enter {
-        path: PathBuf,
-        pid: i32,
-        source: io::Error,
-    },
-    #[error("cannot write {file} of cgroup {path:?}")]
-    Control {
-        path: PathBuf,
-        file: &'static str,
-        source: io::Error,
-    },
-    #[error("cgroup {0:?} did not freeze; a process of it is stuck in a system call")]
-    Freeze(PathBuf),
-    #[error("cannot remove cgroup {path:?}")]
-    Remove { path: PathBuf, source: io::Error },
-}
 
 /// A container's cgroup directories.
 #[derive(Debug)]
@@ -301,46 +259,6 @@ impl Cgroup {
         Ok(fd)
     }
 
-    /// How often the OOM killer took a process of this cgroup (HAZARDS L18). 0 when no memory
-    /// controller holds it. Read it before [`Cgroup::remove`].
-    pub fn oom_kills(&self) -> u64 {
-        let text = match self.memory_v1() {
-            Some(member) => read_at(member.directory.as_fd(), "memory.oom_control"),
-            None => read_at(self.v2.as_fd(), "memory.events"),
-        };
-        text.ok()
-            .and_then(|t| {
-                t.lines()
-                    .find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok())
-            })
-            .unwrap_or(0)
-    }
-
-    /// Something to poll for `POLLPRI | POLLIN`: wakes around an OOM kill (and, on v2, for less);
-    /// then ask [`Cgroup::oom_kills`]. `None` when no memory controller holds the cgroup.
-    ///
-    /// On v1 it is an eventfd, whose eight bytes are to be read after a wake-up; on v2 it is
-    /// `memory.events`, to be read again from its start. No inotify is used (HAZARDS L19).
-    pub fn oom_poll_fd(&self) -> Option<OwnedFd> {
-        let Some(member) = self.memory_v1() else {
-            let fd = open_file(self.v2.as_fd(), "memory.events", OFlags::RDONLY).ok()?;
-            let mut buffer = [0; 512];
-            rustix::io::pread(&fd, &mut buffer, 0).ok()?;
-            return Some(fd);
-        };
-        use std::os::fd::AsRawFd;
-        let directory = member.directory.as_fd();
-        let control = open_file(directory, "memory.oom_control", OFlags::RDONLY).ok()?;
-        let event = rustix::event::eventfd(
-            0,
-            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
-        )
-        .ok()?;
-        let registration = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
-        write_at(directory, "cgroup.event_control", &registration).ok()?;
-        Some(event)
-    }
-
     /// Removes the directories, with those that the container has made below. Waits up to five
     /// seconds, by event, for the last process to go; kills nothing.
     ///
@@ -373,10 +291,6 @@ impl Cgroup {
             }
             result => result,
         }
-    }
-
-    fn memory_v1(&self) -> Option<&Member> {
-        self.v1.iter().find(|m| m.controller == "memory")
     }
 
     fn control(&self, file: &'static str, source: io::Error) -> CgroupError {
