@@ -9,7 +9,6 @@ mod clock;
 pub mod container;
 mod error;
 pub mod image;
-mod machine;
 mod names;
 pub mod network;
 mod recover;

@@ -15,7 +15,7 @@ use super::network::Networks;
 use super::store::{Batch, Store, Table};
 use super::volume::{VolumeMount, Volumes};
 use super::{EngineError, Roots};
-use super::container::{Check, ResolvedMount, ResolvedSource};
+use super::container::{Check, HostFacts, ResolvedMount, ResolvedSource};
 use super::network::{Attach, Netns};
 use crate::reconcile::ContainerChange;
 
@@ -35,7 +35,7 @@ pub struct Shared {
     /// Views of all containers, for namespace sharing and volume users.
     views: Mutex<HashMap<ContainerId, watch::Receiver<Arc<View>>>>,
     cgroups: super::cgroup::Cgroups,
-    pub machine: super::machine::Machine,
+    pub host: HostFacts,
 }
 
 impl Shared {
@@ -71,7 +71,7 @@ impl Shared {
             changes: broadcast::channel(CHANGE_BACKLOG).0,
             views: Mutex::default(),
             cgroups,
-            machine: super::machine::Machine::look(),
+            host: HostFacts::read(),
         })
     }
 

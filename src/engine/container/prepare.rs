@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{ContainerRecord, Shim};
 use super::devices;
 use super::{
-    DeviceNode, HostFacts, JoinedNamespaces, NameFiles, NetworkNamespace, ResolvedMount,
+    DeviceNode, JoinedNamespaces, NameFiles, NetworkNamespace, ResolvedMount,
     ResolvedSource, SpecInput,
 };
 use crate::engine::image::Image;
@@ -391,7 +391,6 @@ fn bundle(
     let image_config = image.config.config().as_ref();
     let files = network.files.as_ref();
     let mut spec = super::spec(&SpecInput {
-        container_id: record.id.as_str(),
         config,
         image: image_config,
         mounts: &mounts.mounts,
@@ -413,11 +412,7 @@ fn bundle(
         cgroup: &Path::new("/").join(shared.cgroup_path(&record.id)),
         devices: &nodes,
         host_devices: &host_devices,
-        host: HostFacts {
-            n_cpus: shared.machine.n_cpus,
-            kernel: shared.machine.kernel,
-            thermal_throttle: &shared.machine.thermal_throttle,
-        },
+        host: &shared.host,
         seccomp_profile: seccomp_profile(config)?.as_deref(),
     })
     .map_err(of_spec)?;

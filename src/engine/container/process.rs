@@ -204,7 +204,8 @@ fn rlimits(input: &SpecInput<'_>) -> Result<Vec<PosixRlimit>, SpecError> {
     // descriptor take minutes otherwise (HAZARDS S35).
     let mut limits = Vec::new();
     if !input.config.ulimits.contains_key("nofile") {
-        limits.push(rlimit(PosixRlimitType::RlimitNofile, 1024, 524_288));
+        let hard = input.host.max_nofile.min(524_288);
+        limits.push(rlimit(PosixRlimitType::RlimitNofile, hard.min(1024), hard));
     }
     for (name, limit) in &input.config.ulimits {
         let typ = rlimit_type(name).ok_or_else(|| SpecError::UlimitName(name.clone()))?;

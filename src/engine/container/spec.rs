@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
-use super::{DeviceNode, ResolvedMount, mounts, process, resources, security};
+use super::{DeviceNode, HostFacts, ResolvedMount, mounts, process, resources, security};
 use crate::plan::{ContainerConfig, NamespaceMode};
 use crate::shim::protocol::seccomp::ProfileError;
 use crate::shim::protocol::sysctl::{self, OwnNamespaces, SysctlError};
@@ -16,8 +16,6 @@ use crate::shim::protocol::sysctl::{self, OwnNamespaces, SysctlError};
 /// Everything that a specification is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct SpecInput<'a> {
-    /// 64 hex digits.
-    pub container_id: &'a str,
     pub config: &'a ContainerConfig,
     /// `None` for images without one (`rootfs:`).
     pub image: Option<&'a oci_spec::image::Config>,
@@ -36,7 +34,7 @@ pub struct SpecInput<'a> {
     pub devices: &'a [DeviceNode],
     /// All of the host, for `privileged`; see [`super::devices::host`].
     pub host_devices: &'a [DeviceNode],
-    pub host: HostFacts<'a>,
+    pub host: &'a HostFacts,
     /// Content of the file that `seccomp=FILE` names.
     pub seccomp_profile: Option<&'a str>,
 }
@@ -68,16 +66,6 @@ pub struct JoinedNamespaces<'a> {
     pub shm: Option<&'a Path>,
     pub uts: Option<&'a Path>,
     pub cgroup: Option<&'a Path>,
-}
-
-/// What the machine is.
-#[derive(Debug, Clone, Copy)]
-pub struct HostFacts<'a> {
-    pub n_cpus: u32,
-    /// Major and minor number of the kernel.
-    pub kernel: (u32, u32),
-    /// Those of `/sys/devices/system/cpu/cpu*/thermal_throttle` that exist.
-    pub thermal_throttle: &'a [String],
 }
 
 /// What cannot be made into a container, and what to write instead.
@@ -169,7 +157,7 @@ pub enum SpecError {
     Cpuset(String),
     #[error("{kind} mode names another container, whose namespace was not found")]
     Joined { kind: &'static str },
-    #[error("cgroup path {0:?} needs to be absolute, without `..`")]
+    #[error("cgroup path {0:?} is not a plain path below the root; write it without `..`")]
     CgroupPath(PathBuf),
 }
 
@@ -318,19 +306,17 @@ fn sysctls(input: &SpecInput<'_>) -> Result<HashMap<String, String>, SpecError> 
     Ok(all)
 }
 
+/// OCI reads a path without the leading slash as the runtime's to place.
 fn cgroup_path(path: &Path) -> Result<PathBuf, SpecError> {
     use std::path::Component;
-    let is_plain = path.is_absolute()
-        && path
-            .components()
-            .skip(1)
-            .all(|c| matches!(c, Component::Normal(_)))
-        && path != Path::new("/");
-    if is_plain {
-        Ok(path.to_owned())
-    } else {
-        Err(SpecError::CgroupPath(path.to_owned()))
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let is_plain = relative
+        .components()
+        .all(|c| matches!(c, Component::Normal(_)));
+    if relative.as_os_str().is_empty() || !is_plain {
+        return Err(SpecError::CgroupPath(path.to_owned()));
     }
+    Ok(Path::new("/").join(relative))
 }
 
 #[cfg(test)]

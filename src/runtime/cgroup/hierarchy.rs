@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::CgroupError;
+use super::directory::{open_directory, read_at};
 
 /// The trees, opened once for each [`super::Cgroup`]: a process may change its mount namespace, and
 /// descriptors go with it where paths do not.
@@ -104,59 +105,30 @@ fn unescape(text: &str) -> String {
         .replace("\\134", "\\")
 }
 
-pub(super) fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(
-        at,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
-}
-
-/// Opens a directory, making it and those above it where they are missing. `each` sees every
-/// directory from `root` on down to the parent of the last one.
-pub(super) fn make_path(
-    root: BorrowedFd<'_>,
-    path: &Path,
-    mut each: impl FnMut(BorrowedFd<'_>, BorrowedFd<'_>) -> io::Result<()>,
-) -> io::Result<OwnedFd> {
-    let mut here = open_directory(root, Path::new("."))?;
-    for name in path.iter() {
-        match rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let below = open_directory(here.as_fd(), Path::new(name))?;
-        each(here.as_fd(), below.as_fd())?;
-        here = below;
-    }
-    Ok(here)
-}
-
-pub(super) fn open_file(at: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(
-        at,
-        name,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
-}
-
-pub(super) fn read_at(at: BorrowedFd<'_>, name: &str) -> io::Result<String> {
-    let fd = open_file(at, name, OFlags::RDONLY)?;
-    io::read_to_string(fs::File::from(fd))
-}
-
-/// One write(2): control files take a value only as a whole.
-pub(super) fn write_at(at: BorrowedFd<'_>, name: &str, value: &str) -> io::Result<()> {
-    let fd = open_file(at, name, OFlags::WRONLY)?;
-    rustix::io::write(&fd, value.as_bytes())?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a v1-only host gets shows the same tree as a mount would.
+    #[test]
+    fn the_default_hierarchy_needs_no_mount_point() {
+        if !rustix::process::geteuid().is_root() {
+            tracing::warn!("not root: mounting cgroup2 is not tested");
+            return;
+        }
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let private = mount_privately().unwrap();
+        assert!(read_at(private.as_fd(), "cgroup.procs").is_ok());
+        if let (Some(path), _) = parse(&table) {
+            let mounted = open_directory(CWD, &path).unwrap();
+            let id = |fd: &OwnedFd| {
+                let stat = rustix::fs::fstat(fd).unwrap();
+                (stat.st_dev, stat.st_ino)
+            };
+            assert_eq!(id(&private), id(&mounted));
+        }
+        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), table);
+    }
 
     #[test]
     fn mount_tables_of_both_worlds_are_read() {

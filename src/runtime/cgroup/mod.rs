@@ -9,8 +9,11 @@
 //! working after the process has changed its mount namespace.
 
 mod devices;
+mod directory;
+mod error;
 mod hierarchy;
 mod limits;
+mod oom;
 
 #[cfg(test)]
 mod tests;
@@ -22,59 +25,19 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::fs::{CWD, OFlags};
 
-use self::hierarchy::{Hierarchies, make_path, open_directory, open_file, read_at, write_at};
+use self::directory::{
+    all_processes, evacuate, inherit_cpuset, make_path, open_directory, open_file, processes,
+    read_at, remove_tree, write_at,
+};
+pub use self::error::CgroupError;
+use self::hierarchy::Hierarchies;
 use crate::sys::bpf;
 
 /// How long the kernel gets to freeze or to let the last process go. Both take milliseconds unless
 /// a process is stuck inside a system call.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What could not be done, to which cgroup.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    #[error("cannot find the machine's cgroups")]
-    Discover(#[source] io::Error),
-    #[error("cgroup path {0:?} is not a plain path below the root")]
-    Path(PathBuf),
-    #[error("cannot create cgroup {path:?} of {controller}")]
-    Create {
-        path: PathBuf,
-        controller: String,
-        source: io::Error,
-    },
-    #[error("cgroup {0:?} already holds running processes")]
-    InUse(PathBuf),
-    #[error("cannot open cgroup {path:?}")]
-    Open { path: PathBuf, source: io::Error },
-    #[error("cannot set {file} to {value:?}")]
-    Limit {
-        file: String,
-        value: String,
-        source: io::Error,
-    },
-    #[error("{0:?} is not the name of a cgroup file")]
-    UnifiedKey(String),
-    #[error("cannot set the device rules of cgroup {path:?}")]
-    Devices { path: PathBuf, source: io::Error },
-    #[error("cannot move process {pid} into cgroup {path:?}")]
-    Enter {
-        path: PathBuf,
-        pid: i32,
-        source: io::Error,
-    },
-    #[error("cannot write {file} of cgroup {path:?}")]
-    Control {
-        path: PathBuf,
-        file: &'static str,
-        source: io::Error,
-    },
-    #[error("cgroup {0:?} did not freeze; a process of it is stuck in a system call")]
-    Freeze(PathBuf),
-    #[error("cannot remove cgroup {path:?}")]
-    Remove { path: PathBuf, source: io::Error },
-}
 
 /// A container's cgroup directories.
 #[derive(Debug)]
@@ -296,46 +259,6 @@ impl Cgroup {
         Ok(fd)
     }
 
-    /// How often the OOM killer took a process of this cgroup (HAZARDS L18). 0 when no memory
-    /// controller holds it. Read it before [`Cgroup::remove`].
-    pub fn oom_kills(&self) -> u64 {
-        let text = match self.memory_v1() {
-            Some(member) => read_at(member.directory.as_fd(), "memory.oom_control"),
-            None => read_at(self.v2.as_fd(), "memory.events"),
-        };
-        text.ok()
-            .and_then(|t| {
-                t.lines()
-                    .find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok())
-            })
-            .unwrap_or(0)
-    }
-
-    /// Something to poll for `POLLPRI | POLLIN`: wakes around an OOM kill (and, on v2, for less);
-    /// then ask [`Cgroup::oom_kills`]. `None` when no memory controller holds the cgroup.
-    ///
-    /// On v1 it is an eventfd, whose eight bytes are to be read after a wake-up; on v2 it is
-    /// `memory.events`, to be read again from its start. No inotify is used (HAZARDS L19).
-    pub fn oom_poll_fd(&self) -> Option<OwnedFd> {
-        let Some(member) = self.memory_v1() else {
-            let fd = open_file(self.v2.as_fd(), "memory.events", OFlags::RDONLY).ok()?;
-            let mut buffer = [0; 512];
-            rustix::io::pread(&fd, &mut buffer, 0).ok()?;
-            return Some(fd);
-        };
-        use std::os::fd::AsRawFd;
-        let directory = member.directory.as_fd();
-        let control = open_file(directory, "memory.oom_control", OFlags::RDONLY).ok()?;
-        let event = rustix::event::eventfd(
-            0,
-            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
-        )
-        .ok()?;
-        let registration = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
-        write_at(directory, "cgroup.event_control", &registration).ok()?;
-        Some(event)
-    }
-
     /// Removes the directories, with those that the container has made below. Waits up to five
     /// seconds, by event, for the last process to go; kills nothing.
     ///
@@ -368,10 +291,6 @@ impl Cgroup {
             }
             result => result,
         }
-    }
-
-    fn memory_v1(&self) -> Option<&Member> {
-        self.v1.iter().find(|m| m.controller == "memory")
     }
 
     fn control(&self, file: &'static str, source: io::Error) -> CgroupError {
@@ -451,7 +370,7 @@ impl Cgroup {
             } else if self.hierarchies.v2_has(limits::v2_name(controller)) {
                 self.enable(limits::v2_name(controller))?;
                 write_settings(self.v2.as_fd(), &wanted)?;
-            } else {
+            } else if !self.unsupported.contains(&controller) {
                 self.unsupported.push(controller);
             }
         }
@@ -476,10 +395,16 @@ impl Cgroup {
                 Attach::First => bpf::attach_device_program(self.v2.as_fd(), program.as_fd()),
                 Attach::Replace => bpf::replace_device_program(self.v2.as_fd(), program.as_fd()),
             });
-            put.map_err(|source| CgroupError::Devices {
-                path: self.path.clone(),
-                source,
-            })?;
+            match put {
+                Ok(()) => {}
+                // Rootless: nobody may attach programs there, and nobody needs to, for no node that
+                // is made in a user namespace opens anything.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied && in_user_namespace() => {}
+                Err(source) => {
+                    let path = self.path.clone();
+                    return Err(CgroupError::Devices { path, source });
+                }
+            }
         }
         Ok(())
     }
@@ -501,10 +426,10 @@ impl Cgroup {
             .unwrap_or(Path::new("/"))
             .to_owned();
         let root = open_directory(CWD, &mount).map_err(fail)?;
-        match remove_tree(root.as_fd(), &self.path) {
-            Ok(()) => {}
-            Err(e) if self.v1.iter().any(|m| m.mount == mount) => drop(e),
-            Err(e) => return Err(fail(e)),
+        // Controllers can share a hierarchy (`cpu,cpuacct`): then the directory is ours already, and
+        // not a leftover.
+        if !self.v1.iter().any(|m| m.mount == mount) {
+            remove_tree(root.as_fd(), &self.path).map_err(fail)?;
         }
         let directory = make_path(root.as_fd(), &self.path, |above, below| {
             if controller == "cpuset" {
@@ -618,87 +543,10 @@ fn clear_leftover(root: BorrowedFd<'_>, path: &Path) -> Result<(), CgroupError> 
     }
 }
 
-/// Removes a directory and those below it. One that is not there is removed already.
-fn remove_tree(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    match rustix::fs::unlinkat(root, path, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
-        // EBUSY stands for processes and for children alike.
-        Err(rustix::io::Errno::BUSY) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let directory = match open_directory(root, path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for child in children(directory.as_fd())? {
-        remove_tree(directory.as_fd(), &child)?;
-    }
-    match rustix::fs::unlinkat(root, path, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn children(directory: BorrowedFd<'_>) -> io::Result<Vec<PathBuf>> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if entry.file_type() == rustix::fs::FileType::Directory && name != b"." && name != b".." {
-            names.push(PathBuf::from(std::ffi::OsStr::from_bytes(name)));
-        }
-    }
-    Ok(names)
-}
-
-fn processes(directory: BorrowedFd<'_>) -> io::Result<Vec<i32>> {
-    let text = read_at(directory, "cgroup.procs")?;
-    // 0 stands for a process that is not in our pid namespace.
-    Ok(text
-        .lines()
-        .filter_map(|l| l.parse().ok())
-        .filter(|pid| *pid > 0)
-        .collect())
-}
-
-fn all_processes(directory: BorrowedFd<'_>) -> io::Result<Vec<i32>> {
-    let mut pids = processes(directory)?;
-    for child in children(directory)? {
-        let child = open_directory(directory, &child)?;
-        pids.extend(all_processes(child.as_fd())?);
-    }
-    Ok(pids)
-}
-
-/// Moves the processes of a cgroup into a leaf `init` below it, as every nested engine has to: the
-/// entry process of a container sits in what it sees as the root.
-fn evacuate(directory: BorrowedFd<'_>) -> io::Result<()> {
-    let leaf = make_path(directory, Path::new("init"), |_, _| Ok(()))?;
-    loop {
-        let pids = processes(directory)?;
-        if pids.is_empty() {
-            return Ok(());
-        }
-        for pid in pids {
-            match write_at(leaf.as_fd(), "cgroup.procs", &pid.to_string()) {
-                Err(e) if e.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                    return Err(e);
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A v1 cpuset takes no process before it has processors and memory nodes.
-fn inherit_cpuset(above: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        if read_at(below, file)?.trim().is_empty() {
-            write_at(below, file, read_at(above, file)?.trim())?;
-        }
-    }
-    Ok(())
+/// The first user namespace maps every id to itself.
+fn in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 fn write_settings(at: BorrowedFd<'_>, settings: &[limits::Setting]) -> Result<(), CgroupError> {

@@ -7,6 +7,8 @@ use oci_spec::runtime::{
     LinuxCpu, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemory, LinuxPids,
 };
 
+use rustix::fs::AtFlags;
+
 use super::*;
 
 /// Whether the test can run; says so when not.
@@ -324,6 +326,77 @@ fn devices_are_refused_unless_allowed() {
     cgroup.remove().unwrap();
     assert!(gone(&cgroup));
     leave(&cgroup);
+}
+
+/// hugetlb is the one controller that a hybrid host leaves to cgroup2.
+#[test]
+fn controllers_are_handed_down_the_tree() {
+    use oci_spec::runtime::LinuxHugepageLimitBuilder;
+    if !is_root() {
+        return;
+    }
+    let hierarchies = Hierarchies::discover().unwrap();
+    if !hierarchies.v2_has("hugetlb") || hierarchies.v1("hugetlb").is_some() {
+        tracing::warn!("cgroup2 has no hugetlb controller here: handing down is not tested");
+        return;
+    }
+    let limit = LinuxHugepageLimitBuilder::default()
+        .page_size("2MB")
+        .limit(4 << 20)
+        .build();
+    let mut resources = LinuxResources::default();
+    resources.set_hugepage_limits(Some(vec![limit.unwrap()]));
+    let before = read_at(hierarchies.v2.as_fd(), "cgroup.subtree_control").unwrap();
+    // Its own top: the others' would keep the controller in use.
+    let top = PathBuf::from(format!("/wharf-test-{}-down", std::process::id()));
+    // A process stands where only children may be, as in a container whose entry process starts an
+    // engine: it has to make room.
+    let above = Cgroup::create(&top.join("above"), None).unwrap();
+    let mut child = shell(&above, "sleep 1000");
+    let cgroup = Cgroup::create(&top.join("above/leaf"), Some(&resources)).unwrap();
+    assert_eq!(cgroup.unsupported(), [""; 0]);
+    assert_eq!(
+        read_at(cgroup.v2_fd(), "hugetlb.2MB.max").unwrap().trim(),
+        "4194304"
+    );
+    assert_eq!(processes(above.v2_fd()).unwrap_or_default(), [0; 0]);
+    let pid = i32::try_from(child.id()).unwrap();
+    assert_eq!(all_processes(above.v2_fd()).unwrap(), [pid]);
+    above.kill_all().unwrap();
+    above.remove().unwrap();
+    assert!(gone(&cgroup));
+    leave(&above);
+    child.wait().unwrap();
+    if before.trim().is_empty() {
+        // Fails while somebody else has come to use it, who then needs it.
+        let _ = write_at(hierarchies.v2.as_fd(), "cgroup.subtree_control", "-hugetlb");
+    }
+}
+
+#[test]
+fn a_cgroup_without_limits_is_cheap() {
+    if !is_root() {
+        return;
+    }
+    let mut times: Vec<Duration> = (0..20)
+        .map(|_| {
+            let start = Instant::now();
+            let cgroup = Cgroup::create(&name("cheap"), None).unwrap();
+            let took = start.elapsed();
+            assert!(cgroup.v1.is_empty());
+            cgroup.remove().unwrap();
+            leave(&cgroup);
+            took
+        })
+        .collect();
+    times.sort();
+    let mut out = std::io::stderr();
+    let _ = writeln!(
+        out,
+        "cgroup: create {:?} (median of 20), worst {:?}",
+        times[10], times[19]
+    );
+    assert!(times[10] < Duration::from_millis(20), "{times:?}");
 }
 
 #[test]
