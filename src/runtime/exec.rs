@@ -62,7 +62,7 @@ fn run(exec: &Exec<'_>, stdio: &Stdio, channel: &channel::Child) -> ! {
 fn prepare(exec: &Exec<'_>, stdio: &Stdio, channel: &channel::Child) -> Result<Command, StartError> {
     let spec = exec.process;
     shared::detach_from_parent()?;
-    exec.cgroup.enter_v1_self()?;
+    exec.cgroup.enter_v1_self().during("enter the cgroups")?;
     {
         let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .during("open procfs")?;

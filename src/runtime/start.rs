@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
-use crate::runtime::cgroup::{Cgroup, CgroupError};
+use crate::runtime::cgroup::Cgroup;
 use crate::runtime::channel;
 use crate::runtime::command::{Command, CommandError};
 use crate::runtime::dev::DevError;
@@ -17,6 +17,7 @@ use crate::runtime::namespaces::{NamespaceError, Namespaces};
 use crate::runtime::process::{self as shared, DirectoryError, Starting, Stdio};
 use crate::runtime::rootfs::{Overlay, RootfsError};
 use crate::runtime::seccomp::Filter;
+use crate::runtime::sysctl::SysctlError;
 use crate::runtime::user::{self, Identity, UserError};
 use crate::runtime::{credentials, dev, init, mask, mounts, sysctl};
 use crate::sys::clone::{self, Side};
@@ -51,8 +52,6 @@ pub enum StartError {
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -66,8 +65,8 @@ pub enum StartError {
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Command(#[from] CommandError),
-    #[error("set kernel parameters")]
-    Sysctl(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     #[error("unknown root propagation {0:?}")]
     Propagation(String),
     #[error(transparent)]
@@ -161,7 +160,7 @@ fn prepare(
         return Err(StartError::Orphaned);
     }
     rustix::process::setsid().during("start a session")?;
-    container.cgroup.enter_v1_self()?;
+    container.cgroup.enter_v1_self().during("enter the cgroups")?;
     namespaces.join()?;
     if namespaces.create_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).during("make the cgroup namespace")?;
@@ -170,7 +169,7 @@ fn prepare(
     shared::set_oom_score(process, &proc)?;
     set_names(spec, namespaces)?;
     if let Some(values) = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref()) {
-        sysctl::apply(values, proc.as_fd()).map_err(|error| StartError::Sysctl(error.into()))?;
+        sysctl::apply(values, proc.as_fd())?;
     }
 
     let root = assemble(container, &proc)?;

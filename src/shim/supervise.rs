@@ -40,6 +40,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long killed processes may take to be gone before the end is reported all the same.
 const REAP: Duration = Duration::from_secs(5);
 
+/// Where the cgroup cannot be killed at once, processes are killed again after this long.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// What of the bundle is needed after the start.
 #[derive(Debug)]
 struct Settings {
@@ -293,7 +296,7 @@ impl Shim {
             add(Source::Exec(at), fd, PollFlags::IN);
         }
         if let Some(oom) = &self.oom {
-            add(Source::Oom, oom.as_fd(), PollFlags::PRI);
+            add(Source::Oom, oom.as_fd(), PollFlags::PRI | PollFlags::IN);
         }
         if let Some(connection) = &self.connection {
             let writing = if connection.is_waiting() { PollFlags::OUT } else { PollFlags::empty() };
@@ -462,21 +465,21 @@ impl Shim {
 
     fn wait_unpopulated(&self) {
         let deadline = Instant::now() + REAP;
-        let Some(events) = self.cgroup.populated_fd() else { return };
         while self.cgroup.is_populated() && Instant::now() < deadline {
-            // The kill may have hit while something was being forked.
             let _ = self.cgroup.kill_all();
-            wait_readable(events.as_fd(), PollFlags::PRI, Instant::now() + Duration::from_millis(20));
+            // Opened anew each time: the change to wait for is the next one.
+            let Ok(events) = self.cgroup.populated_fd() else { return };
+            if !self.cgroup.is_populated() {
+                return;
+            }
+            wait_readable(events.as_fd(), PollFlags::PRI, deadline.min(Instant::now() + RETRY));
         }
     }
 
     fn empty_cgroup(&self) {
         self.wait_unpopulated();
-        let deadline = Instant::now() + REAP;
-        // The last task leaves its cgroup a moment after its death can be seen.
-        while self.cgroup.remove().is_err() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // What cannot be removed now is a leftover that the next start of the name clears.
+        let _ = self.cgroup.remove();
     }
 
     /// Execs end with the container; their codes are told before its own.
@@ -523,12 +526,19 @@ impl Shim {
     }
 
     fn oom_event(&mut self) {
+        // Both kinds want to be read before the next wait: an event counter, or the file of
+        // events, which is read from its start.
+        let mut buffer = [0; 512];
+        let read = self.oom.as_ref().map(|oom| {
+            rustix::io::pread(oom, &mut buffer, 0).or_else(|_| rustix::io::read(oom, &mut buffer))
+        });
         let kills = self.cgroup.oom_kills();
         if kills > self.oom_kills {
             self.oom_kills = kills;
             self.tell(Event::OomKilled);
-        } else if !self.cgroup.is_populated() {
-            // A removed file is readable for ever.
+        }
+        // A removed cgroup is readable for ever, and says nothing.
+        if matches!(read, Some(Err(error)) if error != rustix::io::Errno::AGAIN) {
             self.oom = None;
         }
     }
