@@ -55,7 +55,10 @@ fn privileged_what_a_process_sees_of_itself() {
 }
 
 fn seccomp_mode(out: &str) -> &str {
-    out.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap_or("none").trim()
+    out.lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"))
+        .unwrap_or("none")
+        .trim()
 }
 
 #[test]
@@ -84,12 +87,21 @@ fn privileged_users_groups_and_their_pipes() {
     let script = "id; echo again > /dev/stdout; echo $HOME; grep Cap /proc/self/status";
     let (record, out, err) = rig.run_with(script, |bundle| bundle["user"] = json!("app"));
     assert_eq!(record.code, 0, "{out}{err}");
-    assert!(out.contains("uid=1000(app) gid=1001(app) groups=10(wheel),1001(app)"), "{out}");
-    assert!(out.contains("again\n") && out.contains("/home/app\n"), "{out}");
+    assert!(
+        out.contains("uid=1000(app) gid=1001(app) groups=10(wheel),1001(app)"),
+        "{out}"
+    );
+    assert!(
+        out.contains("again\n") && out.contains("/home/app\n"),
+        "{out}"
+    );
     assert!(out.contains("CapEff:\t0000000000000000"), "{out}");
     let failure = rig.fails(|bundle| bundle["user"] = json!("nobody-here"));
     assert_eq!(failure.kind, FailureKind::Invalid);
-    assert_eq!(failure.message, "unable to find user nobody-here: no matching entries in passwd file");
+    assert_eq!(
+        failure.message,
+        "unable to find user nobody-here: no matching entries in passwd file"
+    );
 }
 
 #[test]
@@ -101,9 +113,18 @@ fn privileged_missing_commands_have_their_codes_and_texts() {
     let mut fails = |args: Value| rig.fails(|bundle| bundle["spec"]["process"]["args"] = args);
     let failure = fails(json!(["foo"]));
     assert_eq!(failure.kind, FailureKind::CommandNotFound);
-    assert_eq!(failure.message, r#"exec: "foo": executable file not found in $PATH"#);
-    assert_eq!(fails(json!(["/etc/passwd"])).kind, FailureKind::CommandNotExecutable);
-    assert_eq!(fails(json!(["/etc"])).message, r#"exec: "/etc": is a directory"#);
+    assert_eq!(
+        failure.message,
+        r#"exec: "foo": executable file not found in $PATH"#
+    );
+    assert_eq!(
+        fails(json!(["/etc/passwd"])).kind,
+        FailureKind::CommandNotExecutable
+    );
+    assert_eq!(
+        fails(json!(["/etc"])).message,
+        r#"exec: "/etc": is a directory"#
+    );
     assert_eq!(fails(json!([])).kind, FailureKind::Invalid);
 }
 
@@ -120,7 +141,10 @@ fn privileged_short_lives_lose_nothing() {
         assert_eq!((record.code, out), (code, round.to_string()));
     }
     let each = begin.elapsed() / 200;
-    assert!(each < Duration::from_millis(500), "{each:?} for one container");
+    assert!(
+        each < Duration::from_millis(500),
+        "{each:?} for one container"
+    );
 }
 
 #[test]
@@ -129,7 +153,8 @@ fn privileged_a_burst_is_logged_to_the_last_byte() {
         return;
     }
     let rig = Rig::new();
-    let (_, out, _) = rig.run("dd if=/dev/zero bs=1000 count=20000 2>/dev/null | tr '\\0' x; echo; echo end");
+    let (_, out, _) =
+        rig.run("dd if=/dev/zero bs=1000 count=20000 2>/dev/null | tr '\\0' x; echo; echo end");
     let (_, again, _) = rig.run("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done");
     assert!(out.ends_with("end\n"), "{} bytes", out.len());
     assert_eq!(again.lines().count(), 3000);
@@ -142,19 +167,31 @@ fn privileged_stop_escalates() {
         return;
     }
     let rig = Rig::new();
-    let mut obeys = rig.spawn("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done", |_| {});
+    let mut obeys = rig.spawn(
+        "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done",
+        |_| {},
+    );
     obeys.started();
     obeys.expect_output("up");
-    obeys.done(Call::Stop { signal: libc::SIGTERM, grace_ms: 10_000 });
+    obeys.done(Call::Stop {
+        signal: libc::SIGTERM,
+        grace_ms: 10_000,
+    });
     assert_eq!(obeys.exited().code, 3);
     assert!(obeys.output().0.ends_with("bye\n"));
     obeys.release();
 
-    let mut ignores = rig.spawn("trap '' TERM; echo up; while :; do sleep 0.05; done", |_| {});
+    let mut ignores = rig.spawn(
+        "trap '' TERM; echo up; while :; do sleep 0.05; done",
+        |_| {},
+    );
     ignores.started();
     ignores.expect_output("up");
     let begin = Instant::now();
-    ignores.done(Call::Stop { signal: libc::SIGTERM, grace_ms: 200 });
+    ignores.done(Call::Stop {
+        signal: libc::SIGTERM,
+        grace_ms: 200,
+    });
     let record = ignores.exited();
     assert_eq!((record.code, record.signal), (137, Some(9)));
     assert!(begin.elapsed() >= Duration::from_millis(200));
@@ -165,7 +202,10 @@ fn privileged_stop_escalates() {
     paused.done(Call::Pause);
     let (answer, _) = paused.call(Call::State, &[]);
     assert!(matches!(answer, Answer::State(state) if state.paused));
-    paused.done(Call::Stop { signal: libc::SIGTERM, grace_ms: 100 });
+    paused.done(Call::Stop {
+        signal: libc::SIGTERM,
+        grace_ms: 100,
+    });
     assert_eq!(paused.exited().code, 137);
     paused.release();
 }
@@ -177,10 +217,13 @@ fn privileged_everything_in_the_cgroup_ends_with_init() {
     }
     let rig = Rig::new();
     // Without a pid namespace of its own nothing but the cgroup finds the orphans (L13).
-    let (record, out, _) = rig.run_with("(sleep 1000 & sleep 1000 &) ; echo $$; exit 5", |bundle| {
-        let all = bundle["spec"]["linux"]["namespaces"].as_array_mut().unwrap();
-        all.retain(|namespace| namespace["type"] != "pid");
-    });
+    let (record, out, _) =
+        rig.run_with("(sleep 1000 & sleep 1000 &) ; echo $$; exit 5", |bundle| {
+            let all = bundle["spec"]["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap();
+            all.retain(|namespace| namespace["type"] != "pid");
+        });
     assert_eq!(record.code, 5);
     assert_ne!(out.trim(), "1");
 }
@@ -198,16 +241,25 @@ fn privileged_init_forwards_and_reaps() {
     running.expect_output("up");
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
     assert_eq!(comm, "wharf-init\n");
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count();
     assert_eq!(fds, 0, "process 1 holds descriptors");
     let zombies = || {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.split_whitespace().filter(|child| {
-            std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| stat.contains(") Z"))
-        }).count()
+        children
+            .split_whitespace()
+            .filter(|child| {
+                std::fs::read_to_string(format!("/proc/{child}/stat"))
+                    .is_ok_and(|stat| stat.contains(") Z"))
+            })
+            .count()
     };
     eventually("zombies stay", || zombies() == 0);
-    running.done(Call::Signal { signal: libc::SIGUSR1, all: false });
+    running.done(Call::Signal {
+        signal: libc::SIGUSR1,
+        all: false,
+    });
     assert_eq!(running.exited().code, 9);
     running.release();
     let (record, ..) = rig.run_with("kill -SEGV $$", |bundle| bundle["init"] = json!(true));
@@ -227,7 +279,14 @@ fn exec_call(id: &str, args: Value, tty: bool) -> Call {
     }))
     .unwrap();
     let size = tty.then_some((91, 17));
-    Call::Exec { exec_id: id.into(), process: Box::new(process), user: None, group_add: Vec::new(), tty, size }
+    Call::Exec {
+        exec_id: id.into(),
+        process: Box::new(process),
+        user: None,
+        group_add: Vec::new(),
+        tty,
+        size,
+    }
 }
 
 #[test]
@@ -243,31 +302,44 @@ fn privileged_exec_joins_and_reports() {
     let script = "pwd; hostname; grep -e CapEff -e Seccomp: -e SigIgn /proc/self/status; ls /proc/self/fd; exit 42";
     let call = exec_call("one", json!(["sh", "-c", script]), false);
     let (answer, _) = running.call(call, &[null.as_fd(), write.as_fd(), write.as_fd()]);
-    let Answer::Exec { pid } = answer else { panic!("{answer:?}") };
+    let Answer::Exec { pid } = answer else {
+        panic!("{answer:?}")
+    };
     assert_ne!(pid, init);
     drop(write);
     let mut out = String::new();
     std::fs::File::from(read).read_to_string(&mut out).unwrap();
     assert!(out.starts_with("/tmp\nbox\n"), "{out}");
     assert!(out.contains("CapEff:\t0000000000000020"), "{out}");
-    assert!(out.contains("Seccomp:\t2") && out.contains("SigIgn:\t0000000000000000"), "{out}");
+    assert!(
+        out.contains("Seccomp:\t2") && out.contains("SigIgn:\t0000000000000000"),
+        "{out}"
+    );
     assert!(out.ends_with("0\n1\n2\n3\n"), "{out}");
     assert_eq!(running.exec_exited(), 42);
 
     let call = exec_call("two", json!(["nope"]), false);
     let (answer, _) = running.call(call, &[null.as_fd(), null.as_fd(), null.as_fd()]);
-    assert!(matches!(answer, Answer::Failed(ref failure) if failure.kind == FailureKind::CommandNotFound), "{answer:?}");
+    assert!(
+        matches!(answer, Answer::Failed(ref failure) if failure.kind == FailureKind::CommandNotFound),
+        "{answer:?}"
+    );
 
     let call = exec_call("three", json!(["sleep", "1000"]), false);
     let (answer, _) = running.call(call, &[null.as_fd(), null.as_fd(), null.as_fd()]);
-    let Answer::Exec { pid } = answer else { panic!("{answer:?}") };
+    let Answer::Exec { pid } = answer else {
+        panic!("{answer:?}")
+    };
     let of = |pid: i32, what: &str| std::fs::read_link(format!("/proc/{pid}/ns/{what}")).unwrap();
     for what in ["pid", "mnt", "ipc", "uts", "net", "cgroup"] {
         assert_eq!(of(pid, what), of(init, what));
     }
     let cgroup = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(cgroup(pid), cgroup(init));
-    running.done(Call::SignalExec { exec_id: "three".into(), signal: libc::SIGTERM });
+    running.done(Call::SignalExec {
+        exec_id: "three".into(),
+        signal: libc::SIGTERM,
+    });
     assert_eq!(running.exec_exited(), 143);
 
     let call = exec_call("four", json!(["sh", "-c", "tty; stty size; exit 6"]), true);
@@ -286,7 +358,10 @@ fn privileged_exec_joins_and_reports() {
         assert!(matches!(answer, Answer::Exec { .. }), "{answer:?}");
         assert_eq!(running.exec_exited(), round);
     }
-    running.done(Call::Signal { signal: libc::SIGKILL, all: true });
+    running.done(Call::Signal {
+        signal: libc::SIGKILL,
+        all: true,
+    });
     assert_eq!(running.exited().code, 137);
     running.release();
 }
@@ -309,7 +384,10 @@ fn privileged_terminals_and_standard_input() {
     master.write_all(b"hello\n").unwrap();
     assert_eq!(running.exited().code, 0);
     let (out, _) = running.output();
-    assert!(out.contains("/dev/pts/0") || out.contains("/dev/console"), "{out}");
+    assert!(
+        out.contains("/dev/pts/0") || out.contains("/dev/console"),
+        "{out}"
+    );
     assert!(out.contains("<hello>"), "{out}");
     running.release();
 
@@ -331,21 +409,31 @@ fn privileged_the_engine_may_go_and_come() {
         return;
     }
     let rig = Rig::new();
-    let mut running = rig.spawn("echo up; read line; exit 4", |bundle| bundle["open_stdin"] = json!(true));
+    let mut running = rig.spawn("echo up; read line; exit 4", |bundle| {
+        bundle["open_stdin"] = json!(true)
+    });
     let record = running.started();
     running.control = crate::sys::socket::pair().unwrap().0;
     running.reconnect();
     let (answer, _) = running.call(Call::State, &[]);
-    assert!(matches!(answer, Answer::State(ref state) if state.start.as_ref() == Some(&record)), "{answer:?}");
+    assert!(
+        matches!(answer, Answer::State(ref state) if state.start.as_ref() == Some(&record)),
+        "{answer:?}"
+    );
     // It ends while no engine is there; the next one finds the record.
     let (_, stdin) = running.call(Call::Attach, &[]);
     running.control = crate::sys::socket::pair().unwrap().0;
-    std::fs::File::from(stdin.into_iter().next().unwrap()).write_all(b"\n").unwrap();
+    std::fs::File::from(stdin.into_iter().next().unwrap())
+        .write_all(b"\n")
+        .unwrap();
     let path = running.dir.join("run").join(file::EXIT);
     eventually("no exit record", || path.exists());
     running.reconnect();
     let (answer, _) = running.call(Call::State, &[]);
-    assert!(matches!(answer, Answer::State(ref state) if state.exit.as_ref().unwrap().code == 4), "{answer:?}");
+    assert!(
+        matches!(answer, Answer::State(ref state) if state.exit.as_ref().unwrap().code == 4),
+        "{answer:?}"
+    );
     running.release();
 }
 
@@ -364,7 +452,8 @@ fn privileged_a_dead_shim_takes_the_container_along() {
         crate::sys::pidfd::send_signal(&shim, libc::SIGKILL).unwrap();
         eventually("the container lives on", || {
             crate::sys::process::start_ticks(record.pid).ok() != Some(record.start_ticks)
-                || std::fs::read_to_string(format!("/proc/{}/stat", record.pid)).is_ok_and(|stat| stat.contains(") Z"))
+                || std::fs::read_to_string(format!("/proc/{}/stat", record.pid))
+                    .is_ok_and(|stat| stat.contains(") Z"))
         });
         let cgroup = std::path::Path::new("wharf-shim-test").join(&running.id);
         let cgroup = crate::runtime::cgroup::Cgroup::open(&cgroup).unwrap();
@@ -383,21 +472,31 @@ fn privileged_a_dead_engine_is_started_again() {
     let marker = rig.path().join("started");
     // Nothing can be made of a test binary but a run of one test: this one proves that it ran.
     let mut running = rig.spawn("echo up; sleep 1000", |bundle| {
-        bundle["engine_command"] = json!(["--exact", "shim::tests::lifecycle::respawned_engine", "--ignored"]);
+        bundle["engine_command"] = json!([
+            "--exact",
+            "shim::tests::lifecycle::respawned_engine",
+            "--ignored"
+        ]);
         bundle["engine_lock"] = json!(rig.path().join("lock"));
     });
     running.started();
     let lock = crate::sys::lock::try_exclusive(&rig.path().join("lock")).unwrap();
     running.control = crate::sys::socket::pair().unwrap().0;
     std::thread::sleep(Duration::from_millis(400));
-    assert!(!marker.exists(), "an engine was started beside a living one");
+    assert!(
+        !marker.exists(),
+        "an engine was started beside a living one"
+    );
     drop(lock);
     let children = || {
         std::fs::read_to_string("/proc/locks").is_ok() && rig.path().join("lock.respawn").exists()
     };
     eventually("no shim took its turn", children);
     running.reconnect();
-    running.done(Call::Signal { signal: libc::SIGKILL, all: true });
+    running.done(Call::Signal {
+        signal: libc::SIGKILL,
+        all: true,
+    });
     running.exited();
     running.release();
 }
@@ -407,24 +506,57 @@ fn privileged_an_idle_shim_is_small() {
     if !is_privileged() {
         return;
     }
+    // The spawner inherits this process, so it is measured in one where nothing else happens.
+    if std::env::var_os("WHARF_TEST_ALONE").is_none() {
+        let name = "shim::tests::lifecycle::privileged_an_idle_shim_is_small";
+        let alone = std::process::Command::new("/proc/self/exe")
+            .args(["--exact", name, "--nocapture"])
+            .env("WHARF_TEST_ALONE", "1")
+            .output()
+            .unwrap();
+        assert!(
+            alone.status.success(),
+            "{}",
+            String::from_utf8_lossy(&alone.stderr)
+        );
+        return;
+    }
     let rig = Rig::new();
     let mut running = rig.spawn("echo up; sleep 1000", |_| {});
     running.started();
-    std::thread::sleep(Duration::from_millis(1500));
     let pid = running.shim_pid();
-    let kib = |path: &str, field: &str| -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/{path}")).unwrap();
-        let line = text.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    let kib = |line: &str| -> u64 { line.split_whitespace().nth(1).unwrap().parse().unwrap() };
+    let measure = || {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let mut writable = false;
+        let mut total = 0;
+        for line in maps.lines() {
+            let head = line.split_whitespace().next().unwrap_or_default();
+            if head.contains('-') && !head.ends_with(':') {
+                // Text counts as dirty while a binary that was just built is not on the disk.
+                writable = line.contains(" rw");
+            } else if head == "Private_Dirty:" && writable {
+                total += kib(line);
+            }
+        }
+        (
+            total,
+            kib(status
+                .lines()
+                .find(|line| line.starts_with("VmPTE:"))
+                .unwrap()),
+        )
     };
-    let dirty = kib("smaps_rollup", "Private_Dirty:");
-    let tables = kib("status", "VmPTE:");
-    if let Ok(path) = std::env::var("WHARF_SMAPS") {
-        std::fs::copy(format!("/proc/{pid}/smaps"), path).unwrap();
-    }
-    // A debug build under a test harness; the release binary is measured by the benches.
-    assert!(dirty + tables <= 400, "{dirty} KiB dirty + {tables} KiB page tables");
-    running.done(Call::Signal { signal: libc::SIGKILL, all: false });
+    // This is a debug build on a thread's arena, whose top glibc never gives back (132 KiB).
+    eventually("the shim does not become small", || {
+        let (dirty, tables) = measure();
+        dirty + tables <= 200 + 132
+    });
+    running.done(Call::Signal {
+        signal: libc::SIGKILL,
+        all: false,
+    });
     running.exited();
     running.release();
 }
