@@ -65,10 +65,19 @@ impl Parent {
             received => received?,
         };
         let bad = || io::Error::from(io::ErrorKind::InvalidData);
-        let Some((head, text)) = buffer.get(..n).and_then(|packet| packet.split_at_checked(6)) else {
-            return if n == 0 { Ok(Report::Closed) } else { Err(bad()) };
+        let Some((head, text)) = buffer
+            .get(..n)
+            .and_then(|packet| packet.split_at_checked(6))
+        else {
+            return if n == 0 {
+                Ok(Report::Closed)
+            } else {
+                Err(bad())
+            };
         };
-        let [tag, kind, number @ ..] = head else { return Err(bad()) };
+        let [tag, kind, number @ ..] = head else {
+            return Err(bad());
+        };
         let number = i32::from_le_bytes(number.try_into().map_err(|_| bad())?);
         match *tag {
             TAG_CONSOLE => fds.into_iter().next().map(Report::Console).ok_or_else(bad),
@@ -107,8 +116,12 @@ impl Child {
     pub fn is_orphaned(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(poll(&mut fds, Some(&now)), Ok(1..))
+            && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
     }
 
     /// # Errors

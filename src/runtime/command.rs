@@ -37,9 +37,9 @@ impl CommandError {
             CommandError::Stat { source, .. } | CommandError::Execute { source, .. } => {
                 match source.raw_os_error() {
                     Some(libc::ENOENT) => Kind::CommandNotFound,
-                    Some(libc::EACCES | libc::ENOEXEC | libc::ENOTDIR | libc::EISDIR | libc::EPERM) => {
-                        Kind::CommandNotExecutable
-                    }
+                    Some(
+                        libc::EACCES | libc::ENOEXEC | libc::ENOTDIR | libc::EISDIR | libc::EPERM,
+                    ) => Kind::CommandNotExecutable,
                     _ => Kind::System,
                 }
             }
@@ -76,21 +76,33 @@ impl Command {
     ///
     /// # Errors
     /// With the texts that users know from Docker.
-    pub fn find(args: &[String], env: &[String], home: Option<&str>) -> Result<Command, CommandError> {
+    pub fn find(
+        args: &[String],
+        env: &[String],
+        home: Option<&str>,
+    ) -> Result<Command, CommandError> {
         let name = args.first().ok_or(CommandError::Empty)?;
-        let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+        let path = env
+            .iter()
+            .rev()
+            .find_map(|entry| entry.strip_prefix("PATH="));
         let path = look_up(name, path.unwrap_or(DEFAULT_PATH))?;
         let strings = |list: &[String]| {
-            list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>()
+            list.iter()
+                .map(|text| CString::new(text.as_str()))
+                .collect::<Result<Vec<_>, _>>()
         };
         let mut env = strings(env).map_err(|_| CommandError::Nul)?;
         if let Some(home) = home
-            && !env.iter().any(|entry| entry.as_bytes().starts_with(b"HOME="))
+            && !env
+                .iter()
+                .any(|entry| entry.as_bytes().starts_with(b"HOME="))
         {
             env.push(CString::new(format!("HOME={home}")).map_err(|_| CommandError::Nul)?);
         }
         Ok(Command {
-            path: CString::new(path.into_os_string().into_encoded_bytes()).map_err(|_| CommandError::Nul)?,
+            path: CString::new(path.into_os_string().into_encoded_bytes())
+                .map_err(|_| CommandError::Nul)?,
             args: strings(args).map_err(|_| CommandError::Nul)?,
             env,
         })
@@ -100,7 +112,10 @@ impl Command {
     #[must_use]
     pub fn execute(&self) -> CommandError {
         let source = crate::sys::process::execve(&self.path, &self.args, &self.env);
-        CommandError::Execute { path: self.path.to_string_lossy().into_owned(), source }
+        CommandError::Execute {
+            path: self.path.to_string_lossy().into_owned(),
+            source,
+        }
     }
 }
 
@@ -110,7 +125,10 @@ fn look_up(name: &str, path: &str) -> Result<PathBuf, CommandError> {
             Candidate::Executable => Ok(PathBuf::from(name)),
             Candidate::Directory => Err(CommandError::Directory(name.to_owned())),
             Candidate::Forbidden => Err(CommandError::Permission(name.to_owned())),
-            Candidate::Missing(source) => Err(CommandError::Stat { name: name.to_owned(), source }),
+            Candidate::Missing(source) => Err(CommandError::Stat {
+                name: name.to_owned(),
+                source,
+            }),
         };
     }
     let mut forbidden = false;
@@ -140,7 +158,9 @@ fn candidate(path: &Path) -> Candidate {
     match rustix::fs::stat(path) {
         Err(rustix::io::Errno::ACCESS) => Candidate::Forbidden,
         Err(error) => Candidate::Missing(error.into()),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Candidate::Directory,
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            Candidate::Directory
+        }
         Ok(_) => match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()) {
             Ok(()) => Candidate::Executable,
             Err(_) => Candidate::Forbidden,
@@ -154,23 +174,40 @@ mod tests {
 
     #[test]
     fn texts_are_the_known_ones() {
-        let find = |name: &str| Command::find(&[name.to_owned()], &["PATH=/bin:/usr/bin".to_owned()], None);
+        let find = |name: &str| {
+            Command::find(&[name.to_owned()], &["PATH=/bin:/usr/bin".to_owned()], None)
+        };
         let text = |name: &str| {
             let error = find(name).unwrap_err();
             (error.kind(), error.to_string())
         };
         assert_eq!(
             text("no-such"),
-            (Kind::CommandNotFound, r#"exec: "no-such": executable file not found in $PATH"#.into())
+            (
+                Kind::CommandNotFound,
+                r#"exec: "no-such": executable file not found in $PATH"#.into()
+            )
         );
         assert_eq!(
             text("/no/such"),
-            (Kind::CommandNotFound, r#"exec: "/no/such": stat /no/such: no such file or directory"#.into())
+            (
+                Kind::CommandNotFound,
+                r#"exec: "/no/such": stat /no/such: no such file or directory"#.into()
+            )
         );
-        assert_eq!(text("/etc"), (Kind::CommandNotExecutable, r#"exec: "/etc": is a directory"#.into()));
+        assert_eq!(
+            text("/etc"),
+            (
+                Kind::CommandNotExecutable,
+                r#"exec: "/etc": is a directory"#.into()
+            )
+        );
         assert_eq!(
             text("/etc/passwd"),
-            (Kind::CommandNotExecutable, r#"exec: "/etc/passwd": permission denied"#.into())
+            (
+                Kind::CommandNotExecutable,
+                r#"exec: "/etc/passwd": permission denied"#.into()
+            )
         );
         assert!(find("sh").is_ok());
         assert_eq!(text("").0, Kind::CommandNotFound);

@@ -25,7 +25,11 @@ pub fn become_user(identity: &Identity, spec: &Process) -> Result<(), StepError>
     let caps = spec.capabilities().clone().unwrap_or_else(none);
     capabilities::drop_bounding(&caps).during("drop the bounding set")?;
     rustix::thread::set_keep_capabilities(true).during("keep capabilities")?;
-    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let groups: Vec<Gid> = identity
+        .groups
+        .iter()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
     rustix::thread::set_thread_groups(&groups).during("set the groups")?;
     let gid = Gid::from_raw(identity.gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid).during("set the group")?;
@@ -61,7 +65,10 @@ fn load(filter: Option<&Filter>) -> io::Result<()> {
 
 fn raise() -> io::Result<()> {
     let held = rustix::thread::capabilities(None)?;
-    let raised = CapabilitySets { effective: held.permitted, ..held };
+    let raised = CapabilitySets {
+        effective: held.permitted,
+        ..held
+    };
     Ok(rustix::thread::set_capabilities(None, raised)?)
 }
 

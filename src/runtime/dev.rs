@@ -18,7 +18,10 @@ pub enum DevError {
     #[error("create device {}", path.display())]
     Device { path: PathBuf, source: io::Error },
     #[error("create link /dev/{name}")]
-    Link { name: &'static str, source: io::Error },
+    Link {
+        name: &'static str,
+        source: io::Error,
+    },
 }
 
 /// Every container has these (OCI runtime specification, "Default Devices").
@@ -46,14 +49,23 @@ const LINKS: [(&str, &str); 6] = [
 /// Of the first device or link that cannot be made.
 pub fn fill(dev: BorrowedFd<'_>) -> Result<(), DevError> {
     for (name, major, minor) in DEVICES {
-        let node = Node { kind: FileType::CharacterDevice, major, minor, mode: 0o666, uid: 0, gid: 0 };
+        let node = Node {
+            kind: FileType::CharacterDevice,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
         let host = Path::new("/dev").join(name);
         node.make(dev, Path::new(name), &host)
             .map_err(|source| DevError::Device { path: host, source })?;
     }
     for (name, target) in LINKS {
-        rustix::fs::symlinkat(target, dev, name)
-            .map_err(|error| DevError::Link { name, source: error.into() })?;
+        rustix::fs::symlinkat(target, dev, name).map_err(|error| DevError::Link {
+            name,
+            source: error.into(),
+        })?;
     }
     Ok(())
 }
@@ -63,7 +75,10 @@ pub fn fill(dev: BorrowedFd<'_>) -> Result<(), DevError> {
 /// # Errors
 /// Of the system calls.
 pub fn add(root: &Root, device: &LinuxDevice) -> Result<(), DevError> {
-    let fail = |source| DevError::Device { path: device.path().clone(), source };
+    let fail = |source| DevError::Device {
+        path: device.path().clone(),
+        source,
+    };
     let kind = match device.typ() {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::P => FileType::Fifo,
@@ -74,7 +89,8 @@ pub fn add(root: &Root, device: &LinuxDevice) -> Result<(), DevError> {
         return Err(fail(io::Error::from(io::ErrorKind::InvalidInput)));
     };
     let parent = root.make(parent, Kind::Directory).map_err(fail)?;
-    let number = |value: i64| u32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let number =
+        |value: i64| u32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let node = Node {
         kind,
         major: number(device.major()).map_err(fail)?,
@@ -83,7 +99,8 @@ pub fn add(root: &Root, device: &LinuxDevice) -> Result<(), DevError> {
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
     };
-    node.make(parent.as_fd(), Path::new(name), device.path()).map_err(fail)
+    node.make(parent.as_fd(), Path::new(name), device.path())
+        .map_err(fail)
 }
 
 /// Binds a terminal over `/dev/console`, by descriptors only (S9).
@@ -130,7 +147,12 @@ impl Node {
 fn bind(dir: BorrowedFd<'_>, name: &Path, host: &Path) -> io::Result<()> {
     let source = mount::clone_path(host, Depth::Single)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?);
+    drop(rustix::fs::openat(
+        dir,
+        name,
+        flags,
+        Mode::from_raw_mode(0o644),
+    )?);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     mount::attach(source, rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }

@@ -42,7 +42,10 @@ pub struct Exec<'a> {
 pub fn spawn(exec: &Exec<'_>, stdio: Stdio) -> Result<Starting, StartError> {
     let (parent, child) = channel::pair().during("make the start channel")?;
     match clone::clone3(0, Some(exec.cgroup.v2_fd())).during("clone the exec helper")? {
-        Side::Parent(process) => Ok(Starting { child: process, channel: parent }),
+        Side::Parent(process) => Ok(Starting {
+            child: process,
+            channel: parent,
+        }),
         Side::Child => run(exec, &stdio, &child),
     }
 }
@@ -59,13 +62,21 @@ fn run(exec: &Exec<'_>, stdio: &Stdio, channel: &channel::Child) -> ! {
     clone::exit(1)
 }
 
-fn prepare(exec: &Exec<'_>, stdio: &Stdio, channel: &channel::Child) -> Result<Command, StartError> {
+fn prepare(
+    exec: &Exec<'_>,
+    stdio: &Stdio,
+    channel: &channel::Child,
+) -> Result<Command, StartError> {
     let spec = exec.process;
     shared::detach_from_parent()?;
-    exec.cgroup.enter_v1_self().map_err(StartError::EnterCgroup)?;
+    exec.cgroup.enter_v1_self().during("enter the cgroups")?;
     {
-        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .during("open procfs")?;
+        let proc = rustix::fs::open(
+            "/proc",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .during("open procfs")?;
         shared::set_oom_score(spec, &proc)?;
     }
     // All at once: joining what the container shares with the host changes nothing.
@@ -76,24 +87,34 @@ fn prepare(exec: &Exec<'_>, stdio: &Stdio, channel: &channel::Child) -> Result<C
         | libc::CLONE_NEWCGROUP;
     pidfd::join(exec.init, namespaces).during("join the container")?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).during("open the container's root")?);
+    let root =
+        Root::new(rustix::fs::open("/", flags, Mode::empty()).during("open the container's root")?);
 
     let numbers = format!("{}:{}", spec.user().uid(), spec.user().gid());
     let plain = spec.user().uid() == 0 && spec.user().gid() == 0;
     let fallback = if plain { "" } else { numbers.as_str() };
-    let wanted = exec.user.filter(|user| !user.is_empty()).unwrap_or(fallback);
+    let wanted = exec
+        .user
+        .filter(|user| !user.is_empty())
+        .unwrap_or(fallback);
     let identity = user::resolve(&root, wanted, exec.group_add)?;
 
     shared::set_environment(spec)?;
     shared::enter_directory(&root, spec.cwd())?;
     let has_terminal = match stdio {
-        Stdio::Streams { stdin, stdout, stderr } => {
+        Stdio::Streams {
+            stdin,
+            stdout,
+            stderr,
+        } => {
             shared::install_streams(stdin, stdout, stderr)?;
             false
         }
         Stdio::Terminal { size } => {
             let (master, slave) = shared::open_terminal(&root, *size)?;
-            channel.console(master.as_fd()).during("hand over the terminal")?;
+            channel
+                .console(master.as_fd())
+                .during("hand over the terminal")?;
             shared::install_terminal(&slave, &identity)?;
             true
         }
@@ -104,7 +125,9 @@ fn prepare(exec: &Exec<'_>, stdio: &Stdio, channel: &channel::Child) -> Result<C
     credentials::confine(spec, exec.seccomp)?;
     match clone::clone_sibling().during("clone the process")? {
         Side::Parent(pid) => {
-            channel.forked(pid.as_raw_nonzero().get()).during("name the process")?;
+            channel
+                .forked(pid.as_raw_nonzero().get())
+                .during("name the process")?;
             clone::exit(0)
         }
         Side::Child => {
@@ -122,7 +145,11 @@ fn settle(has_terminal: bool, channel: &channel::Child) -> Result<(), StartError
     if channel.is_orphaned() {
         return Err(StartError::Orphaned);
     }
-    step(rustix::process::setsid().during("start a session").map(drop))?;
+    step(
+        rustix::process::setsid()
+            .during("start a session")
+            .map(drop),
+    )?;
     if has_terminal {
         step(pty::take_control(std::io::stdin()).during("take the terminal"))?;
     }

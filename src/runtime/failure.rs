@@ -47,7 +47,11 @@ impl Failure {
             }
             next = error.source();
         }
-        Failure { kind, message, errno }
+        Failure {
+            kind,
+            message,
+            errno,
+        }
     }
 }
 
@@ -78,7 +82,10 @@ pub trait During<T> {
 
 impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     fn during(self, step: &'static str) -> Result<T, StepError> {
-        self.map_err(|source| StepError { step, source: source.into() })
+        self.map_err(|source| StepError {
+            step,
+            source: source.into(),
+        })
     }
 }
 
@@ -88,9 +95,13 @@ mod tests {
 
     #[test]
     fn the_chain_is_flat_and_lower_case() {
-        let error = Err::<(), _>(io::Error::from_raw_os_error(libc::EPERM)).during("set the host name");
+        let error =
+            Err::<(), _>(io::Error::from_raw_os_error(libc::EPERM)).during("set the host name");
         let failure = Failure::new(Kind::System, &error.unwrap_err());
-        assert_eq!(failure.message, "set the host name: operation not permitted");
+        assert_eq!(
+            failure.message,
+            "set the host name: operation not permitted"
+        );
         assert_eq!(failure.errno, libc::EPERM);
     }
 }

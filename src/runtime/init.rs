@@ -44,7 +44,12 @@ fn supervise(program: Pid) -> ! {
         match signal::wait_any() {
             libc::SIGCHLD => {}
             // The terminal's own business, and our own faults.
-            libc::SIGTTIN | libc::SIGTTOU | libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL => {}
+            libc::SIGTTIN
+            | libc::SIGTTOU
+            | libc::SIGSEGV
+            | libc::SIGBUS
+            | libc::SIGFPE
+            | libc::SIGILL => {}
             other => {
                 // It may have just ended, which the next round sees.
                 let _ = signal::kill(program.as_raw_nonzero().get(), other);

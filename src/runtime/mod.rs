@@ -12,39 +12,21 @@
 //! Must not know: engines, sockets between processes other than its own channel, log files.
 
 pub mod capabilities;
-
 pub mod cgroup;
-
 pub mod channel;
-
 pub mod command;
-
 mod credentials;
-
 mod dev;
-
 pub mod exec;
-
 pub mod failure;
-
 mod init;
-
 mod mask;
-
 mod mounts;
-
 mod namespaces;
-
 pub mod process;
-
 pub mod rlimits;
-
 pub mod rootfs;
-
 pub mod seccomp;
-
 pub mod start;
-
 pub mod sysctl;
-
 mod user;

@@ -22,9 +22,17 @@ pub enum MountError {
     #[error("open bind source {}", path.display())]
     Source { path: PathBuf, source: io::Error },
     #[error("mount {kind} on {}", target.display())]
-    Mount { kind: String, target: PathBuf, source: io::Error },
+    Mount {
+        kind: String,
+        target: PathBuf,
+        source: io::Error,
+    },
     #[error("{kind} on {} does not take the option {option:?}", target.display())]
-    Option { kind: String, target: PathBuf, option: String },
+    Option {
+        kind: String,
+        target: PathBuf,
+        option: String,
+    },
     #[error("create mount point {}", target.display())]
     Target { target: PathBuf, source: io::Error },
     #[error("mount on {} has no source", .0.display())]
@@ -126,7 +134,11 @@ impl Options {
     }
 
     fn change(&self) -> Change {
-        Change { set: self.set, clear: self.clear, propagation: None }
+        Change {
+            set: self.set,
+            clear: self.clear,
+            propagation: None,
+        }
     }
 
     /// For a file system of our own: what is not set is not there.
@@ -166,46 +178,82 @@ pub fn open_sources(mounts: &[Mount], cgroup: &Path) -> Result<Vec<Prepared>, Mo
 /// # Errors
 /// When it cannot be opened.
 pub fn open_file(source: &Path, target: &Path) -> Result<Prepared, MountError> {
-    let options = Options::parse(&["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"].map(str::to_owned));
-    Ok(Prepared { target: target.to_owned(), body: Body::Bind(clone(source, Depth::Single)?), options })
+    let options =
+        Options::parse(&["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"].map(str::to_owned));
+    Ok(Prepared {
+        target: target.to_owned(),
+        body: Body::Bind(clone(source, Depth::Single)?),
+        options,
+    })
 }
 
 fn prepare(mount: &Mount, cgroup: &Path) -> Result<Prepared, MountError> {
     let target = mount.destination().clone();
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
-    let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
+    let kind = mount
+        .typ()
+        .as_deref()
+        .unwrap_or(if options.bind { "bind" } else { "" });
     let body = match kind {
         _ if options.bind || kind == "bind" => {
-            let source = mount.source().as_ref().ok_or_else(|| MountError::NoSource(target.clone()))?;
+            let source = mount
+                .source()
+                .as_ref()
+                .ok_or_else(|| MountError::NoSource(target.clone()))?;
             // A bind shares the host's superblock: an option of that would change the host (S29).
             if let Some((option, _)) = options.data.first() {
-                return Err(MountError::Option { kind: "bind".to_owned(), target, option: option.clone() });
+                return Err(MountError::Option {
+                    kind: "bind".to_owned(),
+                    target,
+                    option: option.clone(),
+                });
             }
-            let depth = if options.recursive_bind { Depth::Tree } else { Depth::Single };
+            let depth = if options.recursive_bind {
+                Depth::Tree
+            } else {
+                Depth::Single
+            };
             Body::Bind(clone(source, depth)?)
         }
         "cgroup" | "cgroup2" => Body::Cgroup(cgroup_trees(cgroup, &target)?),
         "tmpfs" if target == Path::new("/dev") => Body::Dev,
         kind => Body::New(kind.to_owned()),
     };
-    Ok(Prepared { target, options, body })
+    Ok(Prepared {
+        target,
+        options,
+        body,
+    })
 }
 
 fn clone(source: &Path, depth: Depth) -> Result<OwnedFd, MountError> {
     mount::clone_path(source, depth).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => MountError::SourceMissing(source.to_owned()),
-        _ => MountError::Source { path: source.to_owned(), source: error },
+        _ => MountError::Source {
+            path: source.to_owned(),
+            source: error,
+        },
     })
 }
 
 /// Binds of the container's own directories show what a cgroup namespace would, for every
 /// hierarchy that the host has, without a superblock each.
-fn cgroup_trees(cgroup: &Path, target: &Path) -> Result<Vec<(Option<String>, OwnedFd)>, MountError> {
-    let fail = |source| MountError::Mount { kind: "cgroup".to_owned(), target: target.to_owned(), source };
+fn cgroup_trees(
+    cgroup: &Path,
+    target: &Path,
+) -> Result<Vec<(Option<String>, OwnedFd)>, MountError> {
+    let fail = |source| MountError::Mount {
+        kind: "cgroup".to_owned(),
+        target: target.to_owned(),
+        source,
+    };
     let base = Path::new("/sys/fs/cgroup");
     let cgroup = cgroup.strip_prefix("/").unwrap_or(cgroup);
     if base.join("cgroup.controllers").exists() {
-        return Ok(vec![(None, mount::clone_path(&base.join(cgroup), Depth::Single).map_err(fail)?)]);
+        return Ok(vec![(
+            None,
+            mount::clone_path(&base.join(cgroup), Depth::Single).map_err(fail)?,
+        )]);
     }
     let mut trees = Vec::new();
     for entry in std::fs::read_dir(base).map_err(fail)?.flatten() {
@@ -214,7 +262,10 @@ fn cgroup_trees(cgroup: &Path, target: &Path) -> Result<Vec<(Option<String>, Own
         let own = entry.path().join(cgroup);
         if is_dir && own.is_dir() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            trees.push((Some(name), mount::clone_path(&own, Depth::Single).map_err(fail)?));
+            trees.push((
+                Some(name),
+                mount::clone_path(&own, Depth::Single).map_err(fail)?,
+            ));
         }
     }
     Ok(trees)
@@ -231,11 +282,17 @@ impl Prepared {
     ///
     /// # Errors
     /// Of the system calls, named by target.
-    pub fn attach(&self, root: &Root, dev: BorrowedFd<'_>, proc: BorrowedFd<'_>) -> Result<(), MountError> {
+    pub fn attach(
+        &self,
+        root: &Root,
+        dev: BorrowedFd<'_>,
+        proc: BorrowedFd<'_>,
+    ) -> Result<(), MountError> {
         match &self.body {
             Body::Bind(tree) => self.bind(root, tree),
             Body::Dev => {
-                let tree = mount::clone_fd(dev, Depth::Single).map_err(|error| self.fail("tmpfs", error))?;
+                let tree = mount::clone_fd(dev, Depth::Single)
+                    .map_err(|error| self.fail("tmpfs", error))?;
                 mount::set_attributes(&tree, Depth::Single, self.options.change())
                     .map_err(|error| self.fail("tmpfs", error))?;
                 self.place(root, Kind::Directory, "tmpfs", &tree)
@@ -260,13 +317,26 @@ impl Prepared {
         // Flags other than read-only are the top mount's alone, as everywhere.
         mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
         if read_only != 0 && (self.options.recursive_bind || self.options.recursive_read_only) {
-            let change = Change { set: read_only, ..Change::default() };
+            let change = Change {
+                set: read_only,
+                ..Change::default()
+            };
             mount::set_attributes(tree, Depth::Tree, change).map_err(fail)?;
         }
-        let (propagation, depth) = self.options.propagation.unwrap_or((Propagation::Private, Depth::Tree));
-        let change = Change { propagation: Some(propagation), ..Change::default() };
+        let (propagation, depth) = self
+            .options
+            .propagation
+            .unwrap_or((Propagation::Private, Depth::Tree));
+        let change = Change {
+            propagation: Some(propagation),
+            ..Change::default()
+        };
         mount::set_attributes(tree, depth, change).map_err(fail)?;
-        let kind = if is_dir(tree).map_err(fail)? { Kind::Directory } else { Kind::File };
+        let kind = if is_dir(tree).map_err(fail)? {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
         self.place(root, kind, "bind", tree)
     }
 
@@ -285,12 +355,17 @@ impl Prepared {
                 option: key.clone(),
             })?;
         }
-        context.mount(self.options.attributes()).map_err(|error| self.fail(kind, error))
+        context
+            .mount(self.options.attributes())
+            .map_err(|error| self.fail(kind, error))
     }
 
     fn cgroup(&self, root: &Root, trees: &[(Option<String>, OwnedFd)]) -> Result<(), MountError> {
         let fail = |error| self.fail("cgroup", error);
-        let change = Change { propagation: Some(Propagation::Private), ..self.options.change() };
+        let change = Change {
+            propagation: Some(Propagation::Private),
+            ..self.options.change()
+        };
         if let [(None, tree)] = trees {
             mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
             return self.place(root, Kind::Directory, "cgroup", tree);
@@ -302,24 +377,39 @@ impl Prepared {
         self.place(root, Kind::Directory, "cgroup", &base)?;
         for (name, tree) in trees {
             let Some(name) = name else { continue };
-            rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755)).map_err(|e| fail(e.into()))?;
+            rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755))
+                .map_err(|e| fail(e.into()))?;
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let target = rustix::fs::openat(&base, name, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
+            let target = rustix::fs::openat(&base, name, flags, Mode::empty())
+                .map_err(|e| fail(e.into()))?;
             mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
             mount::attach(tree, target).map_err(fail)?;
         }
         mount::set_attributes(&base, Depth::Single, self.options.change()).map_err(fail)
     }
 
-    fn place(&self, root: &Root, kind: Kind, name: &str, mount: impl AsFd) -> Result<(), MountError> {
+    fn place(
+        &self,
+        root: &Root,
+        kind: Kind,
+        name: &str,
+        mount: impl AsFd,
+    ) -> Result<(), MountError> {
         let target = root
             .make(&self.target, kind)
-            .map_err(|source| MountError::Target { target: self.target.clone(), source })?;
+            .map_err(|source| MountError::Target {
+                target: self.target.clone(),
+                source,
+            })?;
         mount::attach(mount, target).map_err(|error| self.fail(name, error))
     }
 
     fn fail(&self, kind: &str, source: io::Error) -> MountError {
-        MountError::Mount { kind: kind.to_owned(), target: self.target.clone(), source }
+        MountError::Mount {
+            kind: kind.to_owned(),
+            target: self.target.clone(),
+            source,
+        }
     }
 }
 
@@ -331,8 +421,14 @@ mod tests {
     fn later_words_win() {
         let words = ["ro", "nosuid", "rw", "noatime", "size=64k", "rslave"].map(str::to_owned);
         let options = Options::parse(&words);
-        assert_eq!(options.set, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOATIME);
-        assert_eq!(options.clear & libc::MOUNT_ATTR_RDONLY, libc::MOUNT_ATTR_RDONLY);
+        assert_eq!(
+            options.set,
+            libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOATIME
+        );
+        assert_eq!(
+            options.clear & libc::MOUNT_ATTR_RDONLY,
+            libc::MOUNT_ATTR_RDONLY
+        );
         assert_eq!(options.data, [("size".to_owned(), Some("64k".to_owned()))]);
         assert_eq!(options.propagation, Some((Propagation::Slave, Depth::Tree)));
     }
@@ -348,6 +444,9 @@ mod tests {
         mount.set_options(Some(vec!["rbind".into()]));
         mount.set_source(Some("/no/such/source".into()));
         let error = prepare(&mount, Path::new("none")).unwrap_err();
-        assert_eq!(error.to_string(), "bind source path does not exist: /no/such/source");
+        assert_eq!(
+            error.to_string(),
+            "bind source path does not exist: /no/such/source"
+        );
     }
 }

@@ -16,7 +16,10 @@ pub enum NamespaceError {
     #[error("{0} namespaces cannot be asked for here")]
     Unsupported(LinuxNamespaceType),
     #[error("join the {kind} namespace")]
-    Join { kind: LinuxNamespaceType, source: io::Error },
+    Join {
+        kind: LinuxNamespaceType,
+        source: io::Error,
+    },
 }
 
 /// The namespaces of one container.
@@ -47,13 +50,21 @@ impl Namespaces {
         };
         if let Some(netns) = netns {
             let kind = LinuxNamespaceType::Network;
-            let fd = fd::duplicate(netns).map_err(|source| NamespaceError::Join { kind, source })?;
+            let fd =
+                fd::duplicate(netns).map_err(|source| NamespaceError::Join { kind, source })?;
             all.join.push((kind, fd));
         }
-        let wishes = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref()).flatten();
+        let wishes = spec
+            .linux()
+            .iter()
+            .filter_map(|linux| linux.namespaces().as_ref())
+            .flatten();
         for wish in wishes {
             let kind = wish.typ();
-            let path = wish.path().as_ref().filter(|path| !path.as_os_str().is_empty());
+            let path = wish
+                .path()
+                .as_ref()
+                .filter(|path| !path.as_os_str().is_empty());
             match (kind, path) {
                 (LinuxNamespaceType::Mount, None) => {}
                 (LinuxNamespaceType::User | LinuxNamespaceType::Time, _)
@@ -64,7 +75,8 @@ impl Namespaces {
                 (LinuxNamespaceType::Cgroup, None) => all.create_cgroup = true,
                 (_, None) => all.create |= flag(kind) as u64,
                 (_, Some(path)) => {
-                    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                    let fd =
+                        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
                     let fd = fd.map_err(|error| NamespaceError::Open {
                         path: path.clone(),
                         source: error.into(),
@@ -86,8 +98,10 @@ impl Namespaces {
     /// Of `setns(2)`.
     pub fn join(&self) -> Result<(), NamespaceError> {
         for (kind, fd) in &self.join {
-            pidfd::join(fd.as_fd(), flag(*kind))
-                .map_err(|source| NamespaceError::Join { kind: *kind, source })?;
+            pidfd::join(fd.as_fd(), flag(*kind)).map_err(|source| NamespaceError::Join {
+                kind: *kind,
+                source,
+            })?;
         }
         Ok(())
     }

@@ -53,6 +53,8 @@ pub enum DirectoryError {
 /// Of the system calls.
 pub fn detach_from_parent() -> Result<(), StepError> {
     signal::reset();
+    // What is made on the way has exactly the mode that is asked for.
+    rustix::process::umask(rustix::fs::Mode::empty());
     fd::cloexec_from_3().during("mark descriptors")?;
     process::die_with_parent().during("set the parent's death signal")?;
     process::set_undumpable().during("guard against tracing")
@@ -79,12 +81,16 @@ pub fn set_oom_score(spec: &Process, proc: impl AsFd) -> Result<(), StepError> {
     let wanted = spec.oom_score_adj();
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let set = || -> io::Result<()> {
-        let file = rustix::fs::openat(proc, "self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
+        let file =
+            rustix::fs::openat(proc, "self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
         rustix::io::write(&file, wanted.unwrap_or(0).to_string().as_bytes())?;
         Ok(())
     };
     match (set(), wanted) {
-        (Err(source), Some(_)) => Err(StepError { step: "set the oom score", source }),
+        (Err(source), Some(_)) => Err(StepError {
+            step: "set the oom score",
+            source,
+        }),
         // Nobody asked: the engine's own score is inherited where it may not be raised.
         _ => Ok(()),
     }
@@ -99,7 +105,10 @@ pub fn enter_directory(root: &Root, path: &Path) -> Result<(), DirectoryError> {
     if !path.is_absolute() {
         return Err(DirectoryError::Relative(path.to_owned()));
     }
-    let fail = |source| DirectoryError::Enter { path: path.to_owned(), source };
+    let fail = |source| DirectoryError::Enter {
+        path: path.to_owned(),
+        source,
+    };
     let dir = root.make(path, Kind::Directory).map_err(fail)?;
     rustix::process::fchdir(dir).map_err(|error| fail(error.into()))?;
     // The kernel prefixes a directory outside of the root with "(unreachable)".
@@ -114,11 +123,16 @@ pub fn enter_directory(root: &Root, path: &Path) -> Result<(), DirectoryError> {
 ///
 /// # Errors
 /// Of `dup(2)`.
-pub fn install_streams(stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), StepError> {
+pub fn install_streams(
+    stdin: &OwnedFd,
+    stdout: &OwnedFd,
+    stderr: &OwnedFd,
+) -> Result<(), StepError> {
     for stream in [stdin, stdout, stderr] {
         open_to_all(stream);
     }
-    fd::install_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd()).during("install standard streams")
+    fd::install_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())
+        .during("install standard streams")
 }
 
 /// Lets any user of the container open the pipe again through `/dev/stdout` (L33). Only pipes: the
@@ -139,7 +153,8 @@ fn open_to_all(stream: &OwnedFd) {
 /// Of the system calls.
 pub fn install_terminal(slave: &OwnedFd, identity: &Identity) -> Result<(), StepError> {
     // The group stays: in a user namespace it may have no number (runc #4679).
-    rustix::fs::fchown(slave, Some(Uid::from_raw(identity.uid)), None).during("give the terminal to the user")?;
+    rustix::fs::fchown(slave, Some(Uid::from_raw(identity.uid)), None)
+        .during("give the terminal to the user")?;
     fd::install_stdio(slave.as_fd(), slave.as_fd(), slave.as_fd()).during("install the terminal")
 }
 
@@ -148,9 +163,14 @@ pub fn install_terminal(slave: &OwnedFd, identity: &Identity) -> Result<(), Step
 ///
 /// # Errors
 /// Of the system calls.
-pub fn open_terminal(root: &Root, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd), StepError> {
+pub fn open_terminal(
+    root: &Root,
+    size: Option<(u16, u16)>,
+) -> Result<(OwnedFd, OwnedFd), StepError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let own = root.open(Path::new("/dev/pts"), flags).and_then(|pts| pty::open_master(pts.as_fd()));
+    let own = root
+        .open(Path::new("/dev/pts"), flags)
+        .and_then(|pts| pty::open_master(pts.as_fd()));
     let master = match own {
         Ok(master) => master,
         Err(_) => pty::open_host_master().during("open a terminal")?,

@@ -42,30 +42,3 @@ fn resource(typ: PosixRlimitType) -> Resource {
         PosixRlimitType::RlimitRttime => Resource::Rttime,
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use oci_spec::runtime::PosixRlimitBuilder;
-
-    use super::*;
-
-    /// Limits belong to the whole process, so the test takes one that nothing here depends on.
-    #[test]
-    fn a_limit_is_in_force_and_a_wrong_one_is_refused() {
-        let limit = |soft: u64, hard: u64| {
-            PosixRlimitBuilder::default()
-                .typ(PosixRlimitType::RlimitMsgqueue)
-                .soft(soft)
-                .hard(hard)
-                .build()
-                .unwrap()
-        };
-        let before = rustix::process::getrlimit(Resource::Msgqueue);
-        let hard = before.maximum.unwrap_or(u64::MAX);
-        apply(&[limit(4096, hard)]).unwrap();
-        let now = rustix::process::getrlimit(Resource::Msgqueue);
-        assert_eq!((now.current, now.maximum), (Some(4096), before.maximum));
-        assert!(apply(&[limit(8192, 4096)]).is_err());
-        setrlimit(Resource::Msgqueue, before).unwrap();
-    }
-}

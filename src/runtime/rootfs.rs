@@ -40,8 +40,12 @@ enum Method {
 }
 
 /// Changes stay readable by any overlay (and by a plain copy), inode numbers are the file system's.
-const OPTIONS: [(&str, &str); 4] =
-    [("metacopy", "off"), ("redirect_dir", "nofollow"), ("xino", "off"), ("index", "off")];
+const OPTIONS: [(&str, &str); 4] = [
+    ("metacopy", "off"),
+    ("redirect_dir", "nofollow"),
+    ("xino", "off"),
+    ("index", "off"),
+];
 
 impl Overlay<'_> {
     /// Opens the layers.
@@ -49,8 +53,16 @@ impl Overlay<'_> {
     /// # Errors
     /// When one is missing.
     pub fn open(&self) -> Result<Layers, RootfsError> {
-        let lower = self.lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Layers { lower, upper: open(self.upper)?, work: open(self.work)? })
+        let lower = self
+            .lower
+            .iter()
+            .map(|path| open(path))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Layers {
+            lower,
+            upper: open(self.upper)?,
+            work: open(self.work)?,
+        })
     }
 }
 
@@ -65,14 +77,22 @@ impl Layers {
         for method in [Method::Strings, Method::OldMount] {
             // EINVAL: an option or a way to give it that this kernel does not know. EBADF: it takes
             // descriptors for other options only.
-            let Err(Attempt::Overlay(error)) = &result else { break };
-            if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBADF | libc::ENOSYS)) {
+            let Err(Attempt::Overlay(error)) = &result else {
+                break;
+            };
+            if !matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::EBADF | libc::ENOSYS)
+            ) {
                 break;
             }
             result = self.mount_by(method, target);
         }
         result.map_err(|attempt| match attempt {
-            Attempt::Overlay(source) => RootfsError::Overlay { layers: self.lower.len(), source },
+            Attempt::Overlay(source) => RootfsError::Overlay {
+                layers: self.lower.len(),
+                source,
+            },
             Attempt::Attach(source) => RootfsError::Attach(source),
         })
     }
@@ -95,7 +115,8 @@ impl Layers {
     fn mount_by(&self, method: Method, target: &Path) -> Result<OwnedFd, Attempt> {
         let target_fd = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(target, flags, Mode::empty()).map_err(|error| Attempt::Attach(error.into()))
+            rustix::fs::open(target, flags, Mode::empty())
+                .map_err(|error| Attempt::Attach(error.into()))
         };
         if method == Method::OldMount {
             mount::mount_overlay(target, &self.option_string()).map_err(Attempt::Overlay)?;
@@ -146,8 +167,10 @@ impl Layers {
 fn open(path: &Path) -> Result<OwnedFd, RootfsError> {
     // Not O_PATH: fsconfig takes such descriptors only from Linux 6.15 on.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| RootfsError::Layer { path: path.to_owned(), source: error.into() })
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| RootfsError::Layer {
+        path: path.to_owned(),
+        source: error.into(),
+    })
 }
 
 #[cfg(test)]
@@ -174,29 +197,39 @@ mod tests {
         std::fs::write(at("bottom/below"), "bottom").unwrap();
         // A thread of its own may have a mount namespace of its own.
         let done = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS)
+            scope
+                .spawn(|| {
+                    nix::sched::unshare(
+                        nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS,
+                    )
                     .unwrap();
-                let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
-                mount::set_root_attributes(Depth::Tree, private).unwrap();
-                for method in [Method::Descriptors, Method::Strings, Method::OldMount] {
-                    for name in ["upper", "work"] {
-                        std::fs::create_dir(at(&format!("{name}-{method:?}"))).unwrap();
+                    let private = Change {
+                        propagation: Some(Propagation::Private),
+                        ..Change::default()
+                    };
+                    mount::set_root_attributes(Depth::Tree, private).unwrap();
+                    for method in [Method::Descriptors, Method::Strings, Method::OldMount] {
+                        for name in ["upper", "work"] {
+                            std::fs::create_dir(at(&format!("{name}-{method:?}"))).unwrap();
+                        }
+                        let layers = Layers {
+                            lower: vec![open(&at("top")).unwrap(), open(&at("bottom")).unwrap()],
+                            upper: open(&at(&format!("upper-{method:?}"))).unwrap(),
+                            work: open(&at(&format!("work-{method:?}"))).unwrap(),
+                        };
+                        let Ok(_root) = layers.mount_by(method, &at("target")) else {
+                            panic!("{method:?} failed");
+                        };
+                        assert_eq!(std::fs::read_to_string(at("target/both")).unwrap(), "top");
+                        assert_eq!(
+                            std::fs::read_to_string(at("target/below")).unwrap(),
+                            "bottom"
+                        );
+                        rustix::mount::unmount(at("target"), rustix::mount::UnmountFlags::DETACH)
+                            .unwrap();
                     }
-                    let layers = Layers {
-                        lower: vec![open(&at("top")).unwrap(), open(&at("bottom")).unwrap()],
-                        upper: open(&at(&format!("upper-{method:?}"))).unwrap(),
-                        work: open(&at(&format!("work-{method:?}"))).unwrap(),
-                    };
-                    let Ok(_root) = layers.mount_by(method, &at("target")) else {
-                        panic!("{method:?} failed");
-                    };
-                    assert_eq!(std::fs::read_to_string(at("target/both")).unwrap(), "top");
-                    assert_eq!(std::fs::read_to_string(at("target/below")).unwrap(), "bottom");
-                    rustix::mount::unmount(at("target"), rustix::mount::UnmountFlags::DETACH).unwrap();
-                }
-            })
-            .join()
+                })
+                .join()
         });
         done.unwrap();
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
-use crate::runtime::cgroup::{Cgroup, CgroupError};
+use crate::runtime::cgroup::Cgroup;
 use crate::runtime::channel;
 use crate::runtime::command::{Command, CommandError};
 use crate::runtime::dev::DevError;
@@ -18,6 +18,7 @@ use crate::runtime::namespaces::{NamespaceError, Namespaces};
 use crate::runtime::process::{self as shared, DirectoryError, Starting, Stdio};
 use crate::runtime::rootfs::{Overlay, RootfsError};
 use crate::runtime::seccomp::Filter;
+use crate::runtime::sysctl::SysctlError;
 use crate::runtime::user::{self, Identity, UserError};
 use crate::runtime::{credentials, dev, init, mask, mounts, sysctl};
 use crate::sys::clone::{self, Side};
@@ -52,10 +53,6 @@ pub enum StartError {
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error("cannot enter the container's v1 cgroups")]
-    EnterCgroup(#[source] io::Error),
-    #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -69,8 +66,8 @@ pub enum StartError {
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Command(#[from] CommandError),
-    #[error("set kernel parameters")]
-    Sysctl(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     #[error("unknown root propagation {0:?}")]
     Propagation(String),
     #[error(transparent)]
@@ -87,7 +84,9 @@ impl From<StartError> for Failure {
             | StartError::User(_)
             | StartError::Propagation(_)
             | StartError::Namespace(NamespaceError::Unsupported(_))
-            | StartError::Directory(DirectoryError::Relative(_) | DirectoryError::Outside(_)) => Kind::Invalid,
+            | StartError::Directory(DirectoryError::Relative(_) | DirectoryError::Outside(_)) => {
+                Kind::Invalid
+            }
             StartError::Mount(error) => error.kind(),
             StartError::Command(error) => error.kind(),
             _ => Kind::System,
@@ -128,7 +127,10 @@ pub fn spawn(container: &Container<'_>, stdio: Stdio) -> Result<Starting, StartE
         pidfd::join(home, libc::CLONE_NEWPID).during("return to the own pid namespace")?;
     }
     match cloned.during("clone the container's process")? {
-        Side::Parent(process) => Ok(Starting { child: process, channel: parent }),
+        Side::Parent(process) => Ok(Starting {
+            child: process,
+            channel: parent,
+        }),
         Side::Child => Err(StartError::Orphaned),
     }
 }
@@ -138,7 +140,12 @@ fn open_own_pidns() -> std::io::Result<OwnedFd> {
     Ok(rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())?)
 }
 
-fn run(container: &Container<'_>, namespaces: &Namespaces, stdio: &Stdio, channel: &channel::Child) -> ! {
+fn run(
+    container: &Container<'_>,
+    namespaces: &Namespaces,
+    stdio: &Stdio,
+    channel: &channel::Child,
+) -> ! {
     if !channel.wait() {
         clone::exit(1);
     }
@@ -164,16 +171,24 @@ fn prepare(
         return Err(StartError::Orphaned);
     }
     rustix::process::setsid().during("start a session")?;
-    container.cgroup.enter_v1_self().map_err(StartError::EnterCgroup)?;
+    container
+        .cgroup
+        .enter_v1_self()
+        .during("enter the cgroups")?;
     namespaces.join()?;
     if namespaces.create_cgroup {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).during("make the cgroup namespace")?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+            .during("make the cgroup namespace")?;
     }
     let proc = private_proc().during("make a private procfs")?;
     shared::set_oom_score(process, &proc)?;
     set_names(spec, namespaces)?;
-    if let Some(values) = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref()) {
-        sysctl::apply(values, proc.as_fd()).map_err(|error| StartError::Sysctl(error.into()))?;
+    if let Some(values) = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.sysctl().as_ref())
+    {
+        sysctl::apply(values, proc.as_fd())?;
     }
 
     let root = assemble(container, &proc)?;
@@ -183,7 +198,9 @@ fn prepare(
         Stdio::Terminal { size } => {
             let (master, slave) = shared::open_terminal(&root, *size)?;
             dev::bind_console(&root, &slave).during("bind the console")?;
-            channel.console(master.as_fd()).during("hand over the terminal")?;
+            channel
+                .console(master.as_fd())
+                .during("hand over the terminal")?;
             Some(slave)
         }
     };
@@ -192,7 +209,14 @@ fn prepare(
     shared::set_environment(process)?;
     shared::enter_directory(&root, process.cwd())?;
     match (stdio, &slave) {
-        (Stdio::Streams { stdin, stdout, stderr }, _) => shared::install_streams(stdin, stdout, stderr)?,
+        (
+            Stdio::Streams {
+                stdin,
+                stdout,
+                stderr,
+            },
+            _,
+        ) => shared::install_streams(stdin, stdout, stderr)?,
         (Stdio::Terminal { .. }, Some(slave)) => {
             shared::install_terminal(slave, &identity)?;
             pty::take_control(slave).during("take the terminal")?;
@@ -213,7 +237,10 @@ fn prepare(
 }
 
 /// Finds the program of a process as the user that this one has become.
-pub(super) fn find_command(process: &Process, identity: &Identity) -> Result<Command, CommandError> {
+pub(super) fn find_command(
+    process: &Process,
+    identity: &Identity,
+) -> Result<Command, CommandError> {
     let home = identity.home.as_deref().unwrap_or("/");
     Command::find(
         process.args().as_deref().unwrap_or_default(),
@@ -242,7 +269,11 @@ fn set_names(spec: &Spec, namespaces: &Namespaces) -> Result<(), StepError> {
     Ok(())
 }
 
-fn resolve_user(root: &Root, process: &Process, container: &Container<'_>) -> Result<Identity, UserError> {
+fn resolve_user(
+    root: &Root,
+    process: &Process,
+    container: &Container<'_>,
+) -> Result<Identity, UserError> {
     match container.user.filter(|user| !user.is_empty()) {
         Some(user) => user::resolve(root, user, container.group_add),
         // Nothing asked for: the specification's own numbers (0:0 when it says nothing).
@@ -272,7 +303,10 @@ fn assemble(container: &Container<'_>, proc: &OwnedFd) -> Result<Root, StartErro
         prepared.push(mounts::open_file(source, target)?);
     }
     let root_layers = container.overlay.open()?;
-    let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
+    let private = Change {
+        propagation: Some(Propagation::Private),
+        ..Change::default()
+    };
     mount::set_root_attributes(Depth::Tree, private).during("make mounts private")?;
 
     let stage = make_stage(all).during("make the stage")?;
@@ -294,9 +328,15 @@ fn assemble(container: &Container<'_>, proc: &OwnedFd) -> Result<Root, StartErro
 fn make_stage(mounts: &[oci_spec::runtime::Mount]) -> std::io::Result<OwnedFd> {
     let context = Context::open("tmpfs")?;
     context.set("source", "tmpfs")?;
-    let dev = mounts.iter().find(|mount| mount.destination() == Path::new("/dev"));
-    let options = dev.and_then(|mount| mount.options().as_deref()).unwrap_or_default();
-    let size = options.iter().find_map(|option| option.strip_prefix("size="));
+    let dev = mounts
+        .iter()
+        .find(|mount| mount.destination() == Path::new("/dev"));
+    let options = dev
+        .and_then(|mount| mount.options().as_deref())
+        .unwrap_or_default();
+    let size = options
+        .iter()
+        .find_map(|option| option.strip_prefix("size="));
     context.set("size", size.unwrap_or("64k"))?;
     context.set("mode", "755")?;
     context.mount(Attr::empty())
@@ -333,8 +373,15 @@ fn finish(linux: &Linux, root: &Root, stage: &OwnedFd) -> Result<(), StartError>
 fn enter(spec: &Spec, root: &Root) -> Result<(), StartError> {
     rustix::process::fchdir(root).during("enter the root")?;
     mount::pivot_to_current_dir().during("pivot into the root")?;
-    let read_only = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly) == Some(true);
-    let wanted = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let read_only = spec
+        .root()
+        .as_ref()
+        .and_then(oci_spec::runtime::Root::readonly)
+        == Some(true);
+    let wanted = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref());
     let (propagation, depth) = match wanted {
         None | Some("" | "private" | "rprivate") => (None, Depth::Single),
         Some("slave") => (Some(Propagation::Slave), Depth::Single),
@@ -345,11 +392,17 @@ fn enter(spec: &Spec, root: &Root) -> Result<(), StartError> {
         Some(other) => return Err(StartError::Propagation(other.to_owned())),
     };
     if propagation.is_some() {
-        let change = Change { propagation, ..Change::default() };
+        let change = Change {
+            propagation,
+            ..Change::default()
+        };
         mount::set_root_attributes(depth, change).during("set the root's propagation")?;
     }
     if read_only {
-        let change = Change { set: libc::MOUNT_ATTR_RDONLY, ..Change::default() };
+        let change = Change {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..Change::default()
+        };
         mount::set_root_attributes(Depth::Single, change).during("make the root read-only")?;
     }
     Ok(())

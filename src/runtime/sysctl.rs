@@ -187,46 +187,4 @@ mod tests {
             "net/ipv4/conf/eth0.1/x"
         );
     }
-
-    /// On a thread with a network of its own, through a procfs that is mounted nowhere.
-    #[test]
-    fn parameters_are_written_into_the_own_namespace() {
-        use std::os::fd::AsFd;
-
-        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-        if !rustix::process::geteuid().is_root() {
-            tracing::warn!("not root: writing sysctls is not tested");
-            return;
-        }
-        let name = "net.core.somaxconn";
-        let outside = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-        let inside = std::thread::spawn(move || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            let fs = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-            rustix::mount::fsconfig_create(fs.as_fd()).unwrap();
-            let flags = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
-            let proc = rustix::mount::fsmount(fs.as_fd(), flags.0, flags.1).unwrap();
-            apply(
-                &HashMap::from([(name.to_owned(), "77".to_owned())]),
-                proc.as_fd(),
-            )
-            .unwrap();
-            for bad in ["net.core.not_there", "net/../kernel/hostname"] {
-                assert!(
-                    apply(
-                        &HashMap::from([(bad.to_owned(), "1".to_owned())]),
-                        proc.as_fd()
-                    )
-                    .is_err()
-                );
-            }
-            // Which network these files show is decided by who opens them.
-            std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap()
-        })
-        .join()
-        .unwrap();
-        assert_eq!(inside.trim(), "77");
-        let after = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-        assert_eq!(after, outside);
-    }
 }

@@ -53,7 +53,9 @@ fn read(root: &Root, path: &'static str) -> Result<String, UserError> {
     match root.read(Path::new(path), MAX_FILE_BYTES) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         // Images without either file are common; then only numbers can be resolved.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(String::new()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            Ok(String::new())
+        }
         Err(error) => Err(UserError::Read(path, error)),
     }
 }
@@ -78,7 +80,12 @@ fn passwd_entries(text: &str) -> impl Iterator<Item = PasswdEntry<'_>> {
         let uid = number(fields.nth(1)?)?;
         let gid = number(fields.next()?)?;
         let home = fields.nth(1).unwrap_or("");
-        Some(PasswdEntry { name, uid, gid, home })
+        Some(PasswdEntry {
+            name,
+            uid,
+            gid,
+            home,
+        })
     })
 }
 
@@ -87,7 +94,11 @@ fn group_entries(text: &str) -> impl Iterator<Item = GroupEntry<'_>> {
         let mut fields = line.trim().split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
         let gid = number(fields.nth(1)?)?;
-        Some(GroupEntry { name, gid, members: fields.next().unwrap_or("") })
+        Some(GroupEntry {
+            name,
+            gid,
+            members: fields.next().unwrap_or(""),
+        })
     })
 }
 
@@ -119,19 +130,26 @@ fn wanted(text: &str) -> Result<Wanted<'_>, UserError> {
     Ok(Wanted::Name(text))
 }
 
-fn resolve_in(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Result<Identity, UserError> {
+fn resolve_in(
+    passwd: &str,
+    group: &str,
+    user: &str,
+    group_add: &[String],
+) -> Result<Identity, UserError> {
     let (user, wanted_group) = match user.split_once(':') {
         None => (user, None),
         Some((user, group)) => (user, Some(group)),
     };
     let user = if user.is_empty() { "0" } else { user };
     let entry = match wanted(user)? {
-        Wanted::Number(uid) => passwd_entries(passwd).find(|entry| entry.uid == uid).unwrap_or(PasswdEntry {
-            name: "",
-            uid,
-            gid: 0,
-            home: "",
-        }),
+        Wanted::Number(uid) => passwd_entries(passwd)
+            .find(|entry| entry.uid == uid)
+            .unwrap_or(PasswdEntry {
+                name: "",
+                uid,
+                gid: 0,
+                home: "",
+            }),
         Wanted::Name(name) => passwd_entries(passwd)
             .find(|entry| entry.name == name)
             .ok_or_else(|| UserError::UnknownUser(user.to_owned()))?,
@@ -141,10 +159,13 @@ fn resolve_in(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Re
     match wanted_group {
         Some(wanted) if !wanted.is_empty() => gid = find_group(group, wanted)?,
         _ => {
-            let member = |members: &str| members.split(',').any(|member| member.trim() == entry.name);
+            let member =
+                |members: &str| members.split(',').any(|member| member.trim() == entry.name);
             if !entry.name.is_empty() {
                 groups.extend(
-                    group_entries(group).filter(|group| member(group.members)).map(|group| group.gid),
+                    group_entries(group)
+                        .filter(|group| member(group.members))
+                        .map(|group| group.gid),
                 );
             }
         }
@@ -156,7 +177,12 @@ fn resolve_in(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Re
     let mut seen = std::collections::HashSet::new();
     groups.retain(|gid| seen.insert(*gid));
     let home = Some(entry.home.to_owned()).filter(|home| !home.is_empty());
-    Ok(Identity { uid: entry.uid, gid, groups, home })
+    Ok(Identity {
+        uid: entry.uid,
+        gid,
+        groups,
+        home,
+    })
 }
 
 fn find_group(text: &str, name: &str) -> Result<u32, UserError> {
@@ -218,10 +244,34 @@ mod tests {
     #[test]
     fn everything_else_fails_closed() {
         let bad = [
-            "-1", "+1", "-0", "2147483648", "4294967295", "4294967296", "18446744073709551616",
-            "99999999999999999999999", "nobody", "broken", "huge", "minus", "app:nogroup", "app:-1",
-            "app:4294967295", "app:big", "1000:99999999999", " ", "app ", " app", "app\n", "\0",
-            "a/b", "app:wheel:x", "0x10", "1e3", "app:wheel,video", "٣",
+            "-1",
+            "+1",
+            "-0",
+            "2147483648",
+            "4294967295",
+            "4294967296",
+            "18446744073709551616",
+            "99999999999999999999999",
+            "nobody",
+            "broken",
+            "huge",
+            "minus",
+            "app:nogroup",
+            "app:-1",
+            "app:4294967295",
+            "app:big",
+            "1000:99999999999",
+            " ",
+            "app ",
+            " app",
+            "app\n",
+            "\0",
+            "a/b",
+            "app:wheel:x",
+            "0x10",
+            "1e3",
+            "app:wheel,video",
+            "٣",
         ];
         for user in bad {
             assert!(get(user).is_err(), "{user:?} gave {:?}", get(user));

@@ -31,7 +31,11 @@ pub enum Incoming {
 impl Connection {
     pub fn new(socket: OwnedFd) -> io::Result<Connection> {
         fd::set_nonblocking(&socket)?;
-        Ok(Connection { socket, waiting: VecDeque::new(), goodbye: false })
+        Ok(Connection {
+            socket,
+            waiting: VecDeque::new(),
+            goodbye: false,
+        })
     }
 
     /// Queues behind what waits; an error means that the connection is of no more use.
@@ -67,7 +71,12 @@ impl Connection {
                 Ok(request) => Incoming::Request(Box::new(request), fds),
                 Err(_) => Incoming::Nothing,
             },
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidData) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::InvalidData
+                ) =>
+            {
                 Incoming::Nothing
             }
             Err(_) => Incoming::Closed,

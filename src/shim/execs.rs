@@ -36,8 +36,14 @@ pub enum Phase {
 pub enum Step {
     Waiting,
     /// The program runs: answer the request with the pid (and the terminal).
-    Started { request: u64, master: Option<OwnedFd> },
-    Failed { request: u64, failure: Failure },
+    Started {
+        request: u64,
+        master: Option<OwnedFd>,
+    },
+    Failed {
+        request: u64,
+        failure: Failure,
+    },
 }
 
 impl Exec {
@@ -55,7 +61,14 @@ impl Exec {
 
     /// Takes one packet off the channel.
     pub fn advance(&mut self) -> Step {
-        let Phase::Starting { request, channel, master, process, failure } = &mut self.phase else {
+        let Phase::Starting {
+            request,
+            channel,
+            master,
+            process,
+            failure,
+        } = &mut self.phase
+        else {
             return Step::Waiting;
         };
         let lost = || Failure {
@@ -86,7 +99,10 @@ impl Exec {
                             let _ = pidfd::send_signal(process, libc::SIGKILL);
                         }
                         self.pid = 0;
-                        Step::Failed { request, failure: failure.unwrap_or_else(lost) }
+                        Step::Failed {
+                            request,
+                            failure: failure.unwrap_or_else(lost),
+                        }
                     }
                 };
             }

@@ -34,7 +34,12 @@ impl LogFile {
     pub fn open(path: &Path) -> io::Result<LogFile> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?;
-        Ok(LogFile { file, out: Vec::new(), chunk: Vec::new(), dropped_bytes: 0 })
+        Ok(LogFile {
+            file,
+            out: Vec::new(),
+            chunk: Vec::new(),
+            dropped_bytes: 0,
+        })
     }
 
     pub fn release_buffers(&mut self) {
@@ -89,7 +94,12 @@ pub struct Output {
 impl Output {
     pub fn pipe(source: OwnedFd, stream: Stream) -> io::Result<Output> {
         fd::set_nonblocking(&source)?;
-        Ok(Output { source, encoder: Encoder::new(stream), is_terminal: false, last_read: Instant::now() })
+        Ok(Output {
+            source,
+            encoder: Encoder::new(stream),
+            is_terminal: false,
+            last_read: Instant::now(),
+        })
     }
 
     /// The description is shared with attached clients, so it stays blocking: a read follows a poll
@@ -152,7 +162,16 @@ impl Output {
     fn is_readable(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(&self.source, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+        matches!(
+            poll(
+                &mut fds,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0
+                })
+            ),
+            Ok(1..)
+        )
     }
 }
 

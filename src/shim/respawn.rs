@@ -29,7 +29,11 @@ impl Respawn {
         // Shims of one engine notice in the same moment; their pids spread them.
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let jitter = Duration::from_millis(u64::from(pid.unsigned_abs() % 50));
-        Respawn { next: now + jitter, backoff: FIRST, _turn: None }
+        Respawn {
+            next: now + jitter,
+            backoff: FIRST,
+            _turn: None,
+        }
     }
 
     pub fn deadline(&self) -> Instant {
@@ -44,7 +48,9 @@ impl Respawn {
         let mut turn = engine_lock.as_os_str().to_owned();
         turn.push(".respawn");
         // An error (a removed run directory) is as good as an engine: nothing can be started.
-        let Ok(Some(turn)) = lock::try_exclusive(&PathBuf::from(turn)) else { return };
+        let Ok(Some(turn)) = lock::try_exclusive(&PathBuf::from(turn)) else {
+            return;
+        };
         if lock::is_held(engine_lock).unwrap_or(true) {
             return;
         }

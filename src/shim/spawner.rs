@@ -42,6 +42,9 @@ pub fn run(socket: OwnedFd) -> ! {
     let _ = fd::null_stdio();
     let _ = rustix::process::chdir("/");
     let filter = seccomp::default_filter();
+    // What is free here is free in every shim.
+    process::trim_heap();
+    process::trim_stack();
     let mut buffer = vec![0; MAX_PACKET];
     loop {
         let (n, fds) = match socket::receive(&socket, &mut buffer) {

@@ -40,6 +40,12 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long killed processes may take to be gone before the end is reported all the same.
 const REAP: Duration = Duration::from_secs(5);
 
+/// How long output may go on after everything in the container is dead.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Where the cgroup cannot be killed at once, processes are killed again after this long.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// What of the bundle is needed after the start.
 #[derive(Debug)]
 struct Settings {
@@ -50,7 +56,10 @@ struct Settings {
 
 #[derive(Debug)]
 enum Phase {
-    Starting { starting: Starting, failure: Option<StartFailure> },
+    Starting {
+        starting: Starting,
+        failure: Option<StartFailure>,
+    },
     Running(OwnedFd),
     Exited,
 }
@@ -100,7 +109,9 @@ enum Source {
 /// The life of a shim, from its fork by the spawner.
 pub fn run(spawn: &Spawn, fds: Vec<OwnedFd>, default_filter: Filter) -> ! {
     let mut fds = fds.into_iter();
-    let Some(control) = fds.next() else { clone::exit(2) };
+    let Some(control) = fds.next() else {
+        clone::exit(2)
+    };
     let netns = if spawn.has_netns { fds.next() } else { None };
     let _ = rustix::process::setsid();
     signal::reset();
@@ -127,10 +138,17 @@ fn report_failure(connection: Option<&mut Connection>, dir: &Path, failure: Fail
         FailureKind::CommandNotExecutable => 126,
         FailureKind::Invalid | FailureKind::System => 128,
     };
-    let message = Message::Event { event: Event::StartFailed { failure } };
+    let message = Message::Event {
+        event: Event::StartFailed { failure },
+    };
     let told = connection.is_some_and(|connection| connection.send(&message, Vec::new()).is_ok());
     if !told {
-        let record = ExitRecord { code, signal: None, oom_killed: false, finished_at: record::now() };
+        let record = ExitRecord {
+            code,
+            signal: None,
+            oom_killed: false,
+            finished_at: record::now(),
+        };
         let _ = record::write_exit(dir, &record);
     }
 }
@@ -142,11 +160,19 @@ fn wire(failure: StartFailure) -> Failure {
         Kind::Invalid => FailureKind::Invalid,
         Kind::System => FailureKind::System,
     };
-    Failure { kind, message: failure.message, errno: failure.errno }
+    Failure {
+        kind,
+        message: failure.message,
+        errno: failure.errno,
+    }
 }
 
 fn failed(kind: FailureKind, message: &str) -> Answer {
-    Answer::Failed(Failure { kind, message: message.to_owned(), errno: 0 })
+    Answer::Failed(Failure {
+        kind,
+        message: message.to_owned(),
+        errno: 0,
+    })
 }
 
 /// A failure of the shim's own preparations.
@@ -166,9 +192,16 @@ struct Streams {
 fn make_streams(bundle: &Bundle, process: Option<&Process>) -> std::io::Result<Streams> {
     if process.and_then(Process::terminal) == Some(true) {
         let size = process.and_then(Process::console_size).and_then(|size| {
-            Some((u16::try_from(size.width()).ok()?, u16::try_from(size.height()).ok()?))
+            Some((
+                u16::try_from(size.width()).ok()?,
+                u16::try_from(size.height()).ok()?,
+            ))
         });
-        return Ok(Streams { stdio: Stdio::Terminal { size }, outputs: Vec::new(), stdin: None });
+        return Ok(Streams {
+            stdio: Stdio::Terminal { size },
+            outputs: Vec::new(),
+            stdin: None,
+        });
     }
     let (stdin, write) = if bundle.open_stdin {
         let (read, write) = fd::pipe()?;
@@ -178,8 +211,19 @@ fn make_streams(bundle: &Bundle, process: Option<&Process>) -> std::io::Result<S
     };
     let (out_read, stdout) = fd::pipe()?;
     let (err_read, stderr) = fd::pipe()?;
-    let outputs = vec![Output::pipe(out_read, Stream::Stdout)?, Output::pipe(err_read, Stream::Stderr)?];
-    Ok(Streams { stdio: Stdio::Streams { stdin, stdout, stderr }, outputs, stdin: write })
+    let outputs = vec![
+        Output::pipe(out_read, Stream::Stdout)?,
+        Output::pipe(err_read, Stream::Stderr)?,
+    ];
+    Ok(Streams {
+        stdio: Stdio::Streams {
+            stdin,
+            stdout,
+            stderr,
+        },
+        outputs,
+        stdin: write,
+    })
 }
 
 impl Shim {
@@ -205,9 +249,10 @@ impl Shim {
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
         let filter = match linux.and_then(|linux| linux.seccomp().as_ref()) {
-            Some(profile) => {
-                Some(seccomp::compile(profile).map_err(|error| StartFailure::new(Kind::Invalid, &error))?)
-            }
+            Some(profile) => Some(
+                seccomp::compile(profile)
+                    .map_err(|error| StartFailure::new(Kind::Invalid, &error))?,
+            ),
             None => bundle.default_seccomp.then_some(default_filter),
         };
         let resources = linux.and_then(|linux| linux.resources().as_ref());
@@ -215,7 +260,14 @@ impl Shim {
             .map_err(|error| StartFailure::new(Kind::System, &error))?;
         let streams = make_streams(&bundle, spec.process().as_ref()).map_err(own("make pipes"));
         let started = streams.and_then(|streams| {
-            let starting = spawn_container(&bundle, spawn, &cgroup, netns.as_ref(), filter.as_ref(), streams.stdio)?;
+            let starting = spawn_container(
+                &bundle,
+                spawn,
+                &cgroup,
+                netns.as_ref(),
+                filter.as_ref(),
+                streams.stdio,
+            )?;
             Ok((starting, streams.outputs, streams.stdin))
         });
         let (starting, outputs, stdin) = match started {
@@ -233,7 +285,10 @@ impl Shim {
                 engine_command: bundle.engine_command,
                 engine_lock: bundle.engine_lock,
             },
-            phase: Phase::Starting { starting, failure: None },
+            phase: Phase::Starting {
+                starting,
+                failure: None,
+            },
             oom: cgroup.oom_poll_fd(),
             oom_kills: 0,
             cgroup,
@@ -293,11 +348,19 @@ impl Shim {
             add(Source::Exec(at), fd, PollFlags::IN);
         }
         if let Some(oom) = &self.oom {
-            add(Source::Oom, oom.as_fd(), PollFlags::PRI);
+            add(Source::Oom, oom.as_fd(), PollFlags::PRI | PollFlags::IN);
         }
         if let Some(connection) = &self.connection {
-            let writing = if connection.is_waiting() { PollFlags::OUT } else { PollFlags::empty() };
-            add(Source::Connection, connection.as_fd(), PollFlags::IN | writing);
+            let writing = if connection.is_waiting() {
+                PollFlags::OUT
+            } else {
+                PollFlags::empty()
+            };
+            add(
+                Source::Connection,
+                connection.as_fd(),
+                PollFlags::IN | writing,
+            );
         }
         add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
         add(Source::Children, self.children.as_fd(), PollFlags::IN);
@@ -322,7 +385,10 @@ impl Shim {
     fn next_timer(&self) -> Option<Instant> {
         let outputs = self.outputs.iter().filter_map(Output::deadline).min();
         let respawn = self.respawn.as_ref().map(Respawn::deadline);
-        [outputs, respawn, self.kill_at, self.tidy_at].into_iter().flatten().min()
+        [outputs, respawn, self.kill_at, self.tidy_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn timers(&mut self) {
@@ -334,13 +400,22 @@ impl Shim {
             self.kill_at = None;
             self.kill_everything();
         }
-        if let Some(respawn) = self.respawn.as_mut().filter(|respawn| respawn.deadline() <= now) {
-            respawn.act(now, &self.settings.engine_lock, &self.settings.engine_command);
+        if let Some(respawn) = self
+            .respawn
+            .as_mut()
+            .filter(|respawn| respawn.deadline() <= now)
+        {
+            respawn.act(
+                now,
+                &self.settings.engine_lock,
+                &self.settings.engine_command,
+            );
         }
         if self.tidy_at.is_some_and(|at| at <= now) {
             self.tidy_at = None;
             self.log.release_buffers();
             process::trim_heap();
+            process::trim_stack();
         }
     }
 
@@ -361,14 +436,18 @@ impl Shim {
     }
 
     fn pump(&mut self, at: usize) {
-        let Some(output) = self.outputs.get_mut(at) else { return };
+        let Some(output) = self.outputs.get_mut(at) else {
+            return;
+        };
         if output.pump(&mut self.log) == Pumped::Ended {
             self.outputs.remove(at);
         }
     }
 
     fn advance_start(&mut self) {
-        let Phase::Starting { starting, failure } = &mut self.phase else { return };
+        let Phase::Starting { starting, failure } = &mut self.phase else {
+            return;
+        };
         match starting.channel.receive() {
             Ok(Report::Console(master)) => {
                 if let Ok(reader) = fd::duplicate(&master) {
@@ -387,7 +466,9 @@ impl Shim {
 
     fn started(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Exited);
-        let Phase::Starting { starting, .. } = phase else { return };
+        let Phase::Starting { starting, .. } = phase else {
+            return;
+        };
         let pid = starting.child.pid.as_raw_nonzero().get();
         let record = StartRecord {
             pid,
@@ -416,20 +497,27 @@ impl Shim {
     }
 
     fn init_ended(&mut self) {
-        let Phase::Running(init) = &self.phase else { return };
+        let Phase::Running(init) = &self.phase else {
+            return;
+        };
         let ended = match pidfd::try_wait(init) {
             Ok(None) => return,
             Ok(Some(ended)) => ended,
             // Cannot happen to the parent; treated like a loss of the status.
-            Err(_) => pidfd::Ended { code: 137, signal: Some(libc::SIGKILL) },
+            Err(_) => pidfd::Ended {
+                code: 137,
+                signal: Some(libc::SIGKILL),
+            },
         };
         let finished_at = record::now();
         self.kill_at = None;
         self.kill_everything();
         self.wait_unpopulated();
-        // Every writer is dead, so what is in the pipes is all there will ever be.
+        // Every writer is dead, so what is in the pipes is all there will ever be; unless one was
+        // handed out of the container, whose writing must not keep the end from being told.
+        let deadline = Instant::now() + DRAIN;
         for mut output in std::mem::take(&mut self.outputs) {
-            while output.pump(&mut self.log) == Pumped::More {}
+            while output.pump(&mut self.log) == Pumped::More && Instant::now() < deadline {}
             output.end(&mut self.log);
         }
         let oom_killed = self.cgroup.oom_kills() > 0;
@@ -439,7 +527,12 @@ impl Shim {
         self.stdin = None;
         self.master = None;
         self._held.clear();
-        let record = ExitRecord { code: ended.code, signal: ended.signal, oom_killed, finished_at };
+        let record = ExitRecord {
+            code: ended.code,
+            signal: ended.signal,
+            oom_killed,
+            finished_at,
+        };
         let _ = record::write_exit(&self.settings.dir, &record);
         self.phase = Phase::Exited;
         self.exit = Some(record.clone());
@@ -462,21 +555,27 @@ impl Shim {
 
     fn wait_unpopulated(&self) {
         let deadline = Instant::now() + REAP;
-        let Ok(events) = self.cgroup.populated_fd() else { return };
         while self.cgroup.is_populated() && Instant::now() < deadline {
-            // The kill may have hit while something was being forked.
             let _ = self.cgroup.kill_all();
-            wait_readable(events.as_fd(), PollFlags::PRI, Instant::now() + Duration::from_millis(20));
+            // Opened anew each time: the change to wait for is the next one.
+            let Ok(events) = self.cgroup.populated_fd() else {
+                return;
+            };
+            if !self.cgroup.is_populated() {
+                return;
+            }
+            wait_readable(
+                events.as_fd(),
+                PollFlags::PRI,
+                deadline.min(Instant::now() + RETRY),
+            );
         }
     }
 
     fn empty_cgroup(&self) {
         self.wait_unpopulated();
-        let deadline = Instant::now() + REAP;
-        // The last task leaves its cgroup a moment after its death can be seen.
-        while self.cgroup.remove().is_err() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // What cannot be removed now is a leftover that the next start of the name clears.
+        let _ = self.cgroup.remove();
     }
 
     /// Execs end with the container; their codes are told before its own.
@@ -487,22 +586,37 @@ impl Shim {
                 ExecPhase::Running(process) => {
                     let _ = pidfd::send_signal(&process, libc::SIGKILL);
                     wait_readable(process.as_fd(), PollFlags::IN, deadline);
-                    let code = pidfd::try_wait(&process).ok().flatten().map_or(137, |ended| ended.code);
-                    self.tell(Event::ExecExited { exec_id: exec.id, code });
+                    let code = pidfd::try_wait(&process)
+                        .ok()
+                        .flatten()
+                        .map_or(137, |ended| ended.code);
+                    self.tell(Event::ExecExited {
+                        exec_id: exec.id,
+                        code,
+                    });
                 }
                 ExecPhase::Starting { request, .. } => {
-                    self.reply(request, failed(FailureKind::Invalid, "the container has ended"), Vec::new());
+                    self.reply(
+                        request,
+                        failed(FailureKind::Invalid, "the container has ended"),
+                        Vec::new(),
+                    );
                 }
             }
         }
     }
 
     fn advance_exec(&mut self, at: usize) {
-        let Some(exec) = self.execs.get_mut(at) else { return };
+        let Some(exec) = self.execs.get_mut(at) else {
+            return;
+        };
         if let ExecPhase::Running(process) = &exec.phase {
             if let Ok(Some(ended)) = pidfd::try_wait(process) {
                 let exec_id = self.execs.remove(at).id;
-                self.tell(Event::ExecExited { exec_id, code: ended.code });
+                self.tell(Event::ExecExited {
+                    exec_id,
+                    code: ended.code,
+                });
                 self.reap();
             }
             return;
@@ -523,12 +637,19 @@ impl Shim {
     }
 
     fn oom_event(&mut self) {
+        // Both kinds want to be read before the next wait: an event counter, or the file of
+        // events, which is read from its start.
+        let mut buffer = [0; 512];
+        let read = self.oom.as_ref().map(|oom| {
+            rustix::io::pread(oom, &mut buffer, 0).or_else(|_| rustix::io::read(oom, &mut buffer))
+        });
         let kills = self.cgroup.oom_kills();
         if kills > self.oom_kills {
             self.oom_kills = kills;
             self.tell(Event::OomKilled);
-        } else if !self.cgroup.is_populated() {
-            // A removed file is readable for ever.
+        }
+        // A removed cgroup is readable for ever, and says nothing.
+        if matches!(read, Some(Err(error)) if error != rustix::io::Errno::AGAIN) {
             self.oom = None;
         }
     }
@@ -538,7 +659,11 @@ impl Shim {
     fn reap(&mut self) {
         let mut drain = [0; 256];
         while rustix::io::read(&self.children, &mut drain).is_ok_and(|n| n > 0) {}
-        if self.execs.iter().any(|exec| matches!(exec.phase, ExecPhase::Starting { .. })) {
+        if self
+            .execs
+            .iter()
+            .any(|exec| matches!(exec.phase, ExecPhase::Starting { .. }))
+        {
             return;
         }
         let init = match &self.phase {
@@ -550,7 +675,9 @@ impl Shim {
     }
 
     fn accept(&mut self) {
-        let Ok((socket, uid)) = socket::accept(&self.listener) else { return };
+        let Ok((socket, uid)) = socket::accept(&self.listener) else {
+            return;
+        };
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             return;
         }
@@ -560,7 +687,9 @@ impl Shim {
     }
 
     fn converse(&mut self, events: PollFlags) {
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
         if events.contains(PollFlags::OUT) && connection.flush().is_err() {
             return self.lose_connection();
         }
@@ -575,7 +704,10 @@ impl Shim {
     }
 
     fn lose_connection(&mut self) {
-        let goodbye = self.connection.take().is_some_and(|connection| connection.goodbye);
+        let goodbye = self
+            .connection
+            .take()
+            .is_some_and(|connection| connection.goodbye);
         if !goodbye && !self.settings.engine_command.is_empty() {
             self.respawn = Some(Respawn::new(Instant::now()));
         }
@@ -590,7 +722,10 @@ impl Shim {
     }
 
     fn send(&mut self, message: &Message, fds: Vec<OwnedFd>) {
-        let sent = self.connection.as_mut().map(|connection| connection.send(message, fds));
+        let sent = self
+            .connection
+            .as_mut()
+            .map(|connection| connection.send(message, fds));
         if matches!(sent, Some(Err(_))) {
             self.lose_connection();
         }
@@ -599,17 +734,36 @@ impl Shim {
     fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) {
         let id = request.id;
         let (answer, fds) = match request.call {
-            Call::Exec { exec_id, process, user, group_add, tty, size } => {
-                let stdio = if tty { Some(Stdio::Terminal { size }) } else { streams(fds) };
+            Call::Exec {
+                exec_id,
+                process,
+                user,
+                group_add,
+                tty,
+                size,
+            } => {
+                let stdio = if tty {
+                    Some(Stdio::Terminal { size })
+                } else {
+                    streams(fds)
+                };
                 match self.start_exec(id, exec_id, &process, user.as_deref(), &group_add, stdio) {
                     Ok(()) => return,
                     Err(answer) => (answer, Vec::new()),
                 }
             }
-            Call::Attach => match self.master.as_ref().or(self.stdin.as_ref()).map(fd::duplicate) {
+            Call::Attach => match self
+                .master
+                .as_ref()
+                .or(self.stdin.as_ref())
+                .map(fd::duplicate)
+            {
                 Some(Ok(fd)) => (Answer::Done, vec![fd]),
                 Some(Err(error)) => (io_answer("attach", error), Vec::new()),
-                None => (failed(FailureKind::Invalid, "standard input is not open"), Vec::new()),
+                None => (
+                    failed(FailureKind::Invalid, "standard input is not open"),
+                    Vec::new(),
+                ),
             },
             call => (self.act(call), Vec::new()),
         };
@@ -664,7 +818,9 @@ impl Shim {
                 let exec = self.execs.iter().find(|exec| exec.id == exec_id);
                 match exec.map(|exec| &exec.phase) {
                     Some(ExecPhase::Running(process)) => done(pidfd::send_signal(process, signal)),
-                    Some(ExecPhase::Starting { .. }) => failed(FailureKind::Invalid, "the exec is still starting"),
+                    Some(ExecPhase::Starting { .. }) => {
+                        failed(FailureKind::Invalid, "the exec is still starting")
+                    }
                     None => failed(FailureKind::Invalid, "no such exec"),
                 }
             }
@@ -725,7 +881,10 @@ impl Shim {
             return Err(failed(FailureKind::Invalid, "the container is paused"));
         }
         let Some(stdio) = stdio else {
-            return Err(failed(FailureKind::Invalid, "an exec needs three descriptors or a terminal"));
+            return Err(failed(
+                FailureKind::Invalid,
+                "an exec needs three descriptors or a terminal",
+            ));
         };
         let exec = exec::Exec {
             process,
@@ -735,7 +894,8 @@ impl Shim {
             cgroup: &self.cgroup,
             seccomp: self.filter.as_ref(),
         };
-        let starting = exec::spawn(&exec, stdio).map_err(|error| Answer::Failed(wire(error.into())))?;
+        let starting =
+            exec::spawn(&exec, stdio).map_err(|error| Answer::Failed(wire(error.into())))?;
         // A dead helper shows as the end of its channel.
         let _ = starting.channel.go();
         self.execs.push(Exec::new(id, request, starting));
@@ -752,8 +912,11 @@ fn spawn_container(
     stdio: Stdio,
 ) -> Result<Starting, StartFailure> {
     let Rootfs::Overlay { lower, upper, work } = &bundle.rootfs;
-    let files: Vec<(PathBuf, PathBuf)> =
-        bundle.files.iter().map(|file| (file.source.clone(), file.target.clone())).collect();
+    let files: Vec<(PathBuf, PathBuf)> = bundle
+        .files
+        .iter()
+        .map(|file| (file.source.clone(), file.target.clone()))
+        .collect();
     let container = Container {
         spec: &bundle.spec,
         overlay: Overlay { lower, upper, work },
@@ -775,7 +938,11 @@ fn spawn_container(
 
 fn streams(fds: Vec<OwnedFd>) -> Option<Stdio> {
     let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
-    Some(Stdio::Streams { stdin, stdout, stderr })
+    Some(Stdio::Streams {
+        stdin,
+        stdout,
+        stderr,
+    })
 }
 
 fn done(result: std::io::Result<()>) -> Answer {
@@ -798,7 +965,11 @@ fn signal_members(cgroup: &Cgroup, signal: i32) -> std::io::Result<()> {
         Mode::empty(),
     )?;
     let text = std::io::read_to_string(std::fs::File::from(list))?;
-    for pid in text.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+    for pid in text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter_map(rustix::process::Pid::from_raw)
+    {
         if let Ok(process) = pidfd::open(pid) {
             pidfd::send_signal(process, signal)?;
         }

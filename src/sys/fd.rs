@@ -19,7 +19,11 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// Of the open.
 pub fn null() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Makes reads and writes return `EAGAIN` rather than wait.
@@ -35,7 +39,11 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// Of `dup(2)`.
-pub fn install_stdio(stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
+pub fn install_stdio(
+    stdin: BorrowedFd<'_>,
+    stdout: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+) -> io::Result<()> {
     // One of the sources may itself stand on 0–2 and be overwritten by an earlier step, so all are
     // first moved out of the way.
     let mut high = [const { None::<OwnedFd> }; 3];
@@ -61,13 +69,21 @@ pub fn install_stdio(stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: Borr
 pub fn cloexec_from_3() -> io::Result<()> {
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC changes flags only, and closes nothing.
     let done = unsafe {
-        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            3u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     };
     if done == 0 {
         return Ok(());
     }
     for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
-        if let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok())
+        if let Some(fd) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok())
             && fd > 2
         {
             // SAFETY: F_SETFD on a number that is not open fails with EBADF and does nothing.
@@ -82,7 +98,10 @@ pub fn cloexec_from_3() -> io::Result<()> {
 /// For the first moments of a forked process, which carries on with nothing of its parent: values
 /// that own a closed descriptor must be forgotten, never dropped or used.
 pub fn close_inherited(first: u32, keep: &[RawFd]) {
-    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    let mut keep: Vec<u32> = keep
+        .iter()
+        .filter_map(|fd| u32::try_from(*fd).ok())
+        .collect();
     keep.sort_unstable();
     let mut from = first;
     for fd in keep {

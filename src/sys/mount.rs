@@ -70,7 +70,9 @@ fn set_attributes_at(
     let attr = MountAttr {
         attr_set: change.set,
         attr_clr: change.clear,
-        propagation: change.propagation.map_or(0, |propagation| propagation as u64),
+        propagation: change
+            .propagation
+            .map_or(0, |propagation| propagation as u64),
         userns_fd: 0,
     };
     let flags = match depth {
@@ -89,7 +91,11 @@ fn set_attributes_at(
             std::mem::size_of::<MountAttr>(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// A clone of what is mounted at a path of this namespace, detached.
@@ -97,7 +103,11 @@ fn set_attributes_at(
 /// # Errors
 /// `ENOENT` when there is nothing.
 pub fn clone_path(path: &Path, depth: Depth) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(rustix::fs::CWD, path, clone_flags(depth))?)
+    Ok(rustix::mount::open_tree(
+        rustix::fs::CWD,
+        path,
+        clone_flags(depth),
+    )?)
 }
 
 /// A clone of the mount at (or the subtree below) a descriptor, detached.
@@ -136,7 +146,9 @@ impl Context {
     /// # Errors
     /// `ENODEV` when the kernel has no such file system.
     pub fn open(kind: &str) -> io::Result<Context> {
-        Ok(Context { fd: rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)? })
+        Ok(Context {
+            fd: rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?,
+        })
     }
 
     /// # Errors
@@ -163,7 +175,11 @@ impl Context {
     /// Those of the file system.
     pub fn mount(&self, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         rustix::mount::fsconfig_create(&self.fd)?;
-        Ok(rustix::mount::fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+        Ok(rustix::mount::fsmount(
+            &self.fd,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            attributes,
+        )?)
     }
 
     /// What the kernel wrote about the last failure, if anything.

@@ -26,10 +26,18 @@ pub fn open(pid: Pid) -> io::Result<OwnedFd> {
 pub fn try_wait(pidfd: impl AsFd) -> io::Result<Option<Ended>> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options)?;
-    Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Ended { code: code & 0xff, signal: None },
-        (None, signal) => Ended { code: 128 + signal.unwrap_or(0), signal },
-    }))
+    Ok(status.map(
+        |status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended {
+                code: code & 0xff,
+                signal: None,
+            },
+            (None, signal) => Ended {
+                code: 128 + signal.unwrap_or(0),
+                signal,
+            },
+        },
+    ))
 }
 
 /// Sends any signal number, realtime ones included; a process that has ended is no error.
@@ -64,7 +72,11 @@ pub fn join(fd: impl AsFd, namespaces: i32) -> io::Result<()> {
     // SAFETY: setns takes a descriptor and flags. CLONE_NEWNS needs a process that shares its
     // file system state with nobody: the callers are single-threaded children.
     let done = unsafe { libc::setns(fd.as_fd().as_raw_fd(), namespaces) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Reaps children that ended and are not `known`: orphans that were given to this subreaper.
@@ -76,7 +88,9 @@ pub fn reap_strangers(known: impl Fn(i32) -> bool) {
         if known(pid) {
             return;
         }
-        let Some(pid) = Pid::from_raw(pid) else { return };
+        let Some(pid) = Pid::from_raw(pid) else {
+            return;
+        };
         let take = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         if rustix::process::waitid(WaitId::Pid(pid), take).is_err() {
             return;

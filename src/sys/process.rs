@@ -17,7 +17,9 @@ pub fn set_name(name: &CStr) {
 /// # Errors
 /// Of `prctl(2)`.
 pub fn set_subreaper(enabled: Option<()>) -> io::Result<()> {
-    Ok(rustix::process::set_child_subreaper(enabled.map(|()| Pid::INIT))?)
+    Ok(rustix::process::set_child_subreaper(
+        enabled.map(|()| Pid::INIT),
+    )?)
 }
 
 /// SIGKILL for this process when its parent ends. Cleared by every change of credentials.
@@ -25,7 +27,9 @@ pub fn set_subreaper(enabled: Option<()>) -> io::Result<()> {
 /// # Errors
 /// Of `prctl(2)`.
 pub fn die_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+    Ok(rustix::process::set_parent_process_death_signal(Some(
+        Signal::KILL,
+    ))?)
 }
 
 /// Keeps other processes from attaching to this one until it executes a program (CVE-2016-9962).
@@ -33,7 +37,9 @@ pub fn die_with_parent() -> io::Result<()> {
 /// # Errors
 /// Of `prctl(2)`.
 pub fn set_undumpable() -> io::Result<()> {
-    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    Ok(rustix::process::set_dumpable_behavior(
+        DumpableBehavior::NotDumpable,
+    )?)
 }
 
 /// A session keyring of one's own. Quotas make this fail on busy hosts, which must not keep a
@@ -70,6 +76,38 @@ pub fn trim_heap() {
     // SAFETY: malloc_trim has no preconditions.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Gives back stack pages that deeper calls have used. They read as zero when they are used again.
+pub fn trim_stack() {
+    /// Room for this call and what it calls, in bytes.
+    const KEEP: usize = 16 * 1024;
+    let mut marker = 0u8;
+    let here = (&raw mut marker).addr();
+    let mut low: *mut libc::c_void = std::ptr::null_mut();
+    let mut size = 0;
+    // SAFETY: `attr` is initialised by pthread_getattr_np before it is read and destroyed after;
+    // `low` and `size` are writable.
+    let known = unsafe {
+        let mut attr: libc::pthread_attr_t = std::mem::zeroed();
+        let known = libc::pthread_getattr_np(libc::pthread_self(), &raw mut attr) == 0;
+        if known {
+            libc::pthread_attr_getstack(&raw const attr, &raw mut low, &raw mut size);
+            libc::pthread_attr_destroy(&raw mut attr);
+        }
+        known
+    };
+    let page = rustix::param::page_size();
+    let end = here.saturating_sub(KEEP) / page * page;
+    let inside = known && low.addr() <= end && here < low.addr() + size;
+    if inside {
+        // SAFETY: the range is the lower part of this thread's own stack, more than `KEEP` below
+        // the innermost frame: nothing live is there. A part that is not mapped (yet) is skipped
+        // with ENOMEM.
+        unsafe {
+            libc::madvise(low, end - low.addr(), libc::MADV_DONTNEED);
+        }
     }
 }
 

@@ -18,7 +18,13 @@ const DEVPTS_MAGIC: u64 = 0x1cd1;
 pub fn open_master(devpts: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let probe = rustix::fs::openat2(devpts, "ptmx", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let probe = rustix::fs::openat2(
+        devpts,
+        "ptmx",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )?;
     let stat = rustix::fs::fstat(&probe)?;
     let is_ptmx = rustix::fs::major(stat.st_rdev) == 5 && rustix::fs::minor(stat.st_rdev) == 2;
     if !is_ptmx || rustix::fs::fstatfs(&probe)?.f_type as u64 != DEVPTS_MAGIC {
@@ -54,7 +60,12 @@ pub fn slave(master: impl AsFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// Of the ioctl.
 pub fn resize(master: impl AsFd, (columns, rows): (u16, u16)) -> io::Result<()> {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     Ok(rustix::termios::tcsetwinsize(master, size)?)
 }
 
@@ -65,5 +76,9 @@ pub fn resize(master: impl AsFd, (columns, rows): (u16, u16)) -> io::Result<()> 
 pub fn take_control(slave: impl AsFd) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer, no pointer.
     let done = unsafe { libc::ioctl(slave.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

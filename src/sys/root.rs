@@ -50,7 +50,11 @@ impl Root {
 
     fn try_open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let mut races = 0;
         loop {
             let flags = flags | OFlags::CLOEXEC;
@@ -144,7 +148,9 @@ impl Root {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         }
         let mut content = Vec::new();
-        File::from(fd).take(limit_bytes + 1).read_to_end(&mut content)?;
+        File::from(fd)
+            .take(limit_bytes + 1)
+            .read_to_end(&mut content)?;
         if content.len() as u64 > limit_bytes {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         }
@@ -238,13 +244,19 @@ mod tests {
                 Err(errno) => assert_eq!(made.unwrap_err().raw_os_error(), Some(errno), "{name}"),
             }
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "something left the root");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "something left the root"
+        );
     }
 
     #[test]
     fn magic_links_are_refused() {
         let all = root(Path::new("/"));
-        let error = all.open(Path::new("/proc/self/fd/0"), OFlags::PATH).unwrap_err();
+        let error = all
+            .open(Path::new("/proc/self/fd/0"), OFlags::PATH)
+            .unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 

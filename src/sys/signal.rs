@@ -83,7 +83,11 @@ pub fn wait_any() -> i32 {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut set);
         let mut signal = 0;
-        if libc::sigwait(&raw const set, &raw mut signal) == 0 { signal } else { 0 }
+        if libc::sigwait(&raw const set, &raw mut signal) == 0 {
+            signal
+        } else {
+            0
+        }
     }
 }
 
@@ -93,5 +97,9 @@ pub fn wait_any() -> i32 {
 /// `ESRCH`, `EPERM`.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill has no memory preconditions.
-    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if unsafe { libc::kill(pid, signal) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

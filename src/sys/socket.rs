@@ -42,7 +42,10 @@ pub fn listen(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    rustix::net::bind(&socket, &SocketAddrUnix::new(super::process::fd_path(dir).join(name))?)?;
+    rustix::net::bind(
+        &socket,
+        &SocketAddrUnix::new(super::process::fd_path(dir).join(name))?,
+    )?;
     rustix::net::listen(&socket, 8)?;
     Ok(socket)
 }
@@ -60,7 +63,10 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(super::process::fd_path(file.as_fd()))?)?;
+    rustix::net::connect(
+        &socket,
+        &SocketAddrUnix::new(super::process::fd_path(file.as_fd()))?,
+    )?;
     Ok(socket)
 }
 
@@ -86,9 +92,18 @@ pub fn send(socket: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     let sent = rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(&socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)
+        rustix::net::sendmsg(
+            &socket,
+            &[IoSlice::new(packet)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
     })?;
-    if sent == packet.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
+    if sent == packet.len() {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::WriteZero))
+    }
 }
 
 /// Receives one packet into `buffer`; its length (0: the other end is closed) and descriptors.

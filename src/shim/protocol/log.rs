@@ -52,7 +52,12 @@ pub enum LogError {
 pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) {
     let len = u32::try_from(record.payload.len()).unwrap_or(u32::MAX);
     out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&[record.stream as u8, u8::from(record.partial) * PARTIAL, 0, 0]);
+    out.extend_from_slice(&[
+        record.stream as u8,
+        u8::from(record.partial) * PARTIAL,
+        0,
+        0,
+    ]);
     out.extend_from_slice(&record.time.to_le_bytes());
     out.extend_from_slice(record.payload);
 }
@@ -68,7 +73,10 @@ pub struct Encoder {
 impl Encoder {
     #[must_use]
     pub fn new(stream: Stream) -> Encoder {
-        Encoder { stream, pending: Vec::new() }
+        Encoder {
+            stream,
+            pending: Vec::new(),
+        }
     }
 
     /// Whether a line is unfinished.
@@ -92,7 +100,15 @@ impl Encoder {
             }
             let partial = newline.is_none();
             if self.pending.is_empty() {
-                encode(&Record { stream: self.stream, partial, time, payload: part }, out);
+                encode(
+                    &Record {
+                        stream: self.stream,
+                        partial,
+                        time,
+                        payload: part,
+                    },
+                    out,
+                );
             } else {
                 self.pending.extend_from_slice(part);
                 self.emit(partial, time, out);
@@ -108,7 +124,15 @@ impl Encoder {
     }
 
     fn emit(&mut self, partial: bool, time: u64, out: &mut Vec<u8>) {
-        encode(&Record { stream: self.stream, partial, time, payload: &self.pending }, out);
+        encode(
+            &Record {
+                stream: self.stream,
+                partial,
+                time,
+                payload: &self.pending,
+            },
+            out,
+        );
         // Given back rather than kept: a quiet container should cost nothing.
         self.pending = Vec::new();
     }
@@ -140,7 +164,9 @@ impl Decoder {
     /// When the bytes are no log. The decoder then stays where it is.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, LogError> {
         let rest = self.buffer.get(self.at..).unwrap_or_default();
-        let Some((record, size)) = decode(rest)? else { return Ok(None) };
+        let Some((record, size)) = decode(rest)? else {
+            return Ok(None);
+        };
         self.at += size;
         Ok(Some(record))
     }
@@ -157,7 +183,9 @@ impl Decoder {
 /// # Errors
 /// As [`Decoder::next_record`].
 pub fn decode(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, LogError> {
-    let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
     let [l0, l1, l2, l3, stream, flags, _, _, time @ ..] = *head;
     let len = u32::from_le_bytes([l0, l1, l2, l3]);
     if len as usize > MAX_LINE {
@@ -168,9 +196,16 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, LogError> {
         2 => Stream::Stderr,
         other => return Err(LogError::Stream(other)),
     };
-    let Some(payload) = rest.get(..len as usize) else { return Ok(None) };
+    let Some(payload) = rest.get(..len as usize) else {
+        return Ok(None);
+    };
     let partial = flags & PARTIAL != 0;
-    let record = Record { stream, partial, time: u64::from_le_bytes(time), payload };
+    let record = Record {
+        stream,
+        partial,
+        time: u64::from_le_bytes(time),
+        payload,
+    };
     Ok(Some((record, HEADER + len as usize)))
 }
 
@@ -199,7 +234,10 @@ mod tests {
         encoder.push(b"ee\n", 8, &mut out);
         encoder.push(b"end", 9, &mut out);
         encoder.flush(false, 9, &mut out);
-        let lines: Vec<_> = all(&out).into_iter().map(|(_, partial, line)| (partial, line)).collect();
+        let lines: Vec<_> = all(&out)
+            .into_iter()
+            .map(|(_, partial, line)| (partial, line))
+            .collect();
         let expected: [&[u8]; 4] = [b"one\n", b"two\n", b"three\n", b"end"];
         assert_eq!(lines, expected.map(|line| (false, line.to_vec())));
     }
@@ -211,14 +249,25 @@ mod tests {
         let mut line = vec![b'x'; MAX_LINE * 2];
         line.push(b'\n');
         encoder.push(&line, 1, &mut out);
-        let sizes: Vec<_> = all(&out).iter().map(|(_, partial, line)| (*partial, line.len())).collect();
+        let sizes: Vec<_> = all(&out)
+            .iter()
+            .map(|(_, partial, line)| (*partial, line.len()))
+            .collect();
         assert_eq!(sizes, [(true, MAX_LINE), (true, MAX_LINE), (false, 1)]);
     }
 
     #[test]
     fn a_torn_tail_is_no_record_and_garbage_is_an_error() {
         let mut out = Vec::new();
-        encode(&Record { stream: Stream::Stdout, partial: false, time: 3, payload: b"whole\n" }, &mut out);
+        encode(
+            &Record {
+                stream: Stream::Stdout,
+                partial: false,
+                time: 3,
+                payload: b"whole\n",
+            },
+            &mut out,
+        );
         for cut in 0..out.len() {
             assert_eq!(decode(out.get(..cut).unwrap()), Ok(None));
         }

@@ -47,10 +47,22 @@ fn busybox() -> &'static Path {
         if !binary.exists() {
             let work = tempfile::tempdir().unwrap();
             let script = "apt-get -q download busybox-static && dpkg-deb -x busybox-static*.deb x";
-            let done = Command::new("sh").args(["-c", script]).current_dir(work.path()).output().unwrap();
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let done = Command::new("sh")
+                .args(["-c", script])
+                .current_dir(work.path())
+                .output()
+                .unwrap();
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
             std::fs::create_dir_all(cache.join("bin")).unwrap();
-            std::fs::copy(work.path().join("x/bin/busybox"), binary.with_extension("new")).unwrap();
+            std::fs::copy(
+                work.path().join("x/bin/busybox"),
+                binary.with_extension("new"),
+            )
+            .unwrap();
             std::fs::rename(binary.with_extension("new"), &binary).unwrap();
         }
         binary
@@ -72,15 +84,26 @@ impl Rig {
         }
         std::fs::copy(busybox(), image.join("bin/busybox")).unwrap();
         for name in [
-            "sh", "cat", "sleep", "true", "false", "echo", "ls", "id", "kill", "ps", "mount", "touch", "tty",
-            "head", "grep", "stat", "pwd", "mkdir", "readlink", "hostname", "stty", "printf", "wc", "env", "dd",
+            "sh", "cat", "sleep", "true", "false", "echo", "ls", "id", "kill", "ps", "mount",
+            "touch", "tty", "head", "grep", "stat", "pwd", "mkdir", "readlink", "hostname", "stty",
+            "printf", "wc", "env", "dd",
         ] {
             std::os::unix::fs::symlink("busybox", image.join("bin").join(name)).unwrap();
         }
-        std::fs::write(image.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:\n")
-            .unwrap();
-        std::fs::write(image.join("etc/group"), "root:x:0:\napp:x:1001:\nwheel:x:10:app\n").unwrap();
-        Rig { dir, spawner: spawner::fork().unwrap() }
+        std::fs::write(
+            image.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:\n",
+        )
+        .unwrap();
+        std::fs::write(
+            image.join("etc/group"),
+            "root:x:0:\napp:x:1001:\nwheel:x:10:app\n",
+        )
+        .unwrap();
+        Rig {
+            dir,
+            spawner: spawner::fork().unwrap(),
+        }
     }
 
     pub fn image(&self) -> PathBuf {
@@ -94,7 +117,11 @@ impl Rig {
     /// Starts a shim for `sh -c script`, after `change` had its say.
     pub fn spawn(&self, script: &str, change: impl FnOnce(&mut Value)) -> Running {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let id = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "t{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = self.dir.path().join(&id);
         for name in ["run", "upper", "work"] {
             std::fs::create_dir_all(dir.join(name)).unwrap();
@@ -112,16 +139,38 @@ impl Rig {
         change(&mut bundle);
         let bundle: Bundle = serde_json::from_value(bundle).unwrap();
         assert!(matches!(bundle.rootfs, Rootfs::Overlay { .. }));
-        std::fs::write(dir.join("run").join(file::BUNDLE), serde_json::to_vec(&bundle).unwrap()).unwrap();
+        std::fs::write(
+            dir.join("run").join(file::BUNDLE),
+            serde_json::to_vec(&bundle).unwrap(),
+        )
+        .unwrap();
         let (control, shim) = socket::pair().unwrap();
-        let spawn = Spawn { dir: dir.join("run"), has_netns: false };
-        socket::send(&self.spawner, &serde_json::to_vec(&spawn).unwrap(), &[shim.as_fd()]).unwrap();
+        let spawn = Spawn {
+            dir: dir.join("run"),
+            has_netns: false,
+        };
+        socket::send(
+            &self.spawner,
+            &serde_json::to_vec(&spawn).unwrap(),
+            &[shim.as_fd()],
+        )
+        .unwrap();
         drop(shim);
-        Running { control, dir, id, next: Cell::new(1), events: Vec::new() }
+        Running {
+            control,
+            dir,
+            id,
+            next: Cell::new(1),
+            events: Vec::new(),
+        }
     }
 
     /// Runs a script to its end: its record, stdout and stderr.
-    pub fn run_with(&self, script: &str, change: impl FnOnce(&mut Value)) -> (ExitRecord, String, String) {
+    pub fn run_with(
+        &self,
+        script: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> (ExitRecord, String, String) {
         let mut running = self.spawn(script, change);
         let record = running.exited();
         let (out, err) = running.output();
@@ -143,9 +192,22 @@ impl Rig {
 }
 
 fn spec(script: &str) -> Value {
-    let caps = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
-        "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
-        "CAP_KILL", "CAP_AUDIT_WRITE"]);
+    let caps = json!([
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FSETID",
+        "CAP_FOWNER",
+        "CAP_MKNOD",
+        "CAP_NET_RAW",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETFCAP",
+        "CAP_SETPCAP",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT",
+        "CAP_KILL",
+        "CAP_AUDIT_WRITE"
+    ]);
     json!({
         "ociVersion": "1.2.0",
         "process": {
@@ -252,7 +314,9 @@ impl Running {
 
     pub fn shim_pid(&self) -> i32 {
         let record = std::fs::read(self.dir.join("run").join(file::SHIM)).unwrap();
-        serde_json::from_slice::<crate::shim::protocol::ShimRecord>(&record).unwrap().pid
+        serde_json::from_slice::<crate::shim::protocol::ShimRecord>(&record)
+            .unwrap()
+            .pid
     }
 
     pub fn output(&self) -> (String, String) {
@@ -264,14 +328,20 @@ impl Running {
             texts[usize::from(record.stream == Stream::Stderr)].extend_from_slice(record.payload);
         }
         assert_eq!(decoder.remaining(), 0, "torn log");
-        texts.map(|text| String::from_utf8_lossy(&text).into_owned()).into()
+        texts
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .into()
     }
 
     /// Waits until the output contains a text.
     pub fn expect_output(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.output().0.contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} in {:?}", self.output());
+            assert!(
+                Instant::now() < deadline,
+                "no {text:?} in {:?}",
+                self.output()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -286,7 +356,10 @@ impl Running {
     pub fn assert_nothing_left(&self) {
         let name = format!("wharf-shim-test/{}", self.id);
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            assert!(!hierarchy.path().join(&name).exists(), "cgroup left in {hierarchy:?}");
+            assert!(
+                !hierarchy.path().join(&name).exists(),
+                "cgroup left in {hierarchy:?}"
+            );
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&self.id), "mounts left:\n{mounts}");
@@ -294,8 +367,15 @@ impl Running {
 }
 
 fn wait(fd: BorrowedFd<'_>) {
-    let timeout = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap(), tv_nsec: 0 };
-    let n = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)).unwrap();
+    let timeout = Timespec {
+        tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap(),
+        tv_nsec: 0,
+    };
+    let n = poll(
+        &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)],
+        Some(&timeout),
+    )
+    .unwrap();
     assert_eq!(n, 1, "the shim says nothing");
 }
 
