@@ -31,19 +31,13 @@ pub enum ContentError {
     #[error("cannot prepare the content store at {path:?}")]
     Open { path: PathBuf, source: io::Error },
     #[error("cannot write {what} to the content store")]
-    Write {
-        what: String,
-        source: io::Error,
-    },
+    Write { what: String, source: io::Error },
     #[error("cannot read blob {digest}")]
     Read { digest: Digest, source: io::Error },
     #[error("blob {digest} is damaged: its content has the digest {found}")]
     Damaged { digest: Digest, found: Digest },
     #[error("cannot remove {what} from the content store")]
-    Remove {
-        what: String,
-        source: io::Error,
-    },
+    Remove { what: String, source: io::Error },
 }
 
 pub struct Content {

@@ -226,10 +226,7 @@ impl Extractor {
         let segments = entry.sparse.as_deref().unwrap_or(&whole);
         for &(offset, length) in segments {
             if offset > 0 {
-                made(
-                    path,
-                    io::Seek::seek(&mut file, io::SeekFrom::Start(offset)),
-                )?;
+                made(path, io::Seek::seek(&mut file, io::SeekFrom::Start(offset)))?;
             }
             let mut rest = length;
             while rest > 0 {

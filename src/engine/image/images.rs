@@ -461,7 +461,11 @@ impl Inner {
                     image: id.short().to_owned(),
                     source,
                 })?;
-                (checked.config, checked.healthcheck, self.layers(id, &record)?)
+                (
+                    checked.config,
+                    checked.healthcheck,
+                    self.layers(id, &record)?,
+                )
             }
         };
         Ok(Image {
@@ -630,9 +634,8 @@ impl Inner {
                             // Nobody starts another layer of an image that cannot be completed.
                             next.store(missing.len(), Ordering::Relaxed);
                         }
-                        lock(&results).push(
-                            result.map(|(staged, extracted)| (position, staged, extracted)),
-                        );
+                        lock(&results)
+                            .push(result.map(|(staged, extracted)| (position, staged, extracted)));
                     }
                 });
             }
@@ -773,12 +776,19 @@ impl Inner {
     /// Deletes layers and documents that no image has and no call has leased.
     fn collect_garbage(&self) -> Result<(), ImageError> {
         let leases = lock(&self.leases);
-        let mut needed: HashSet<String> =
-            leases.keys().map(|digest| digest.hex().to_owned()).collect();
+        let mut needed: HashSet<String> = leases
+            .keys()
+            .map(|digest| digest.hex().to_owned())
+            .collect();
         for (id, record) in self.store.list::<ImageRecord>(Table::Images)? {
             needed.extend(id.strip_prefix("sha256:").map(str::to_owned));
             needed.extend(record.manifest.iter().map(|digest| digest.hex().to_owned()));
-            needed.extend(record.chain_ids.iter().map(|digest| digest.hex().to_owned()));
+            needed.extend(
+                record
+                    .chain_ids
+                    .iter()
+                    .map(|digest| digest.hex().to_owned()),
+            );
         }
         // Records first: one without its directory is noticed and healed, a directory without
         // its record is removed at the next start.

@@ -20,11 +20,11 @@ use std::rc::Rc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::Digest;
 use super::copy::CopyError;
 use super::digest::Hashing;
 use super::extract::{Extracted, Extractor};
 use super::tar_stream::{Streamed, TarError, TarStream};
-use super::Digest;
 
 /// What one layer may ask of this machine.
 #[derive(Debug, Clone, Copy)]

@@ -336,8 +336,8 @@ fn decompressed(path: &Path, file: File, content: &Content) -> Result<File, Sour
     })?;
     // Bounded like a layer: the disk is the engine's, the archive anybody's.
     let limit = super::layer::Limits::DEFAULT.max_bytes;
-    let copied = io::copy(&mut (&mut inflated).take(limit), &mut scratch)
-        .and_then(|_| scratch.rewind());
+    let copied =
+        io::copy(&mut (&mut inflated).take(limit), &mut scratch).and_then(|_| scratch.rewind());
     copied.map_err(|source| SourceError::Decompress {
         path: path.to_owned(),
         source: LayerError::Read(source),
@@ -499,7 +499,9 @@ fn find_oci(
     match tag {
         Some(tag) => {
             let is_named = |descriptor: &Descriptor| {
-                names_of(descriptor).iter().any(|name| is_same_name(name, tag))
+                names_of(descriptor)
+                    .iter()
+                    .any(|name| is_same_name(name, tag))
             };
             if !candidates.iter().any(is_named) {
                 return Err(SourceError::NoTag {
@@ -757,7 +759,11 @@ pub fn tags_in(reference: &Reference, content: &Content) -> Result<Vec<String>, 
             };
             let bytes = source.document("index.json")?;
             let manifests = document("index.json", &bytes)?.manifests;
-            manifests.unwrap_or_default().iter().flat_map(names_of).collect()
+            manifests
+                .unwrap_or_default()
+                .iter()
+                .flat_map(names_of)
+                .collect()
         }
         Reference::Registry { .. } | Reference::Rootfs(_) => Vec::new(),
     };

@@ -205,7 +205,11 @@ impl<S: TarSource> TarStream<S> {
                 EntryType::XGlobalHeader => {
                     self.read_extension(size)?;
                 }
-                _ => return self.entry(&header, size, extensions, header_offset).map(Some),
+                _ => {
+                    return self
+                        .entry(&header, size, extensions, header_offset)
+                        .map(Some);
+                }
             }
         }
     }
@@ -312,10 +316,7 @@ impl<S: TarSource> TarStream<S> {
         let mtime = match extensions.mtime {
             Some(mtime) => mtime,
             // Negative or absurd times are written by broken tools; the epoch is as good.
-            None => (
-                i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0),
-                0,
-            ),
+            None => (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0),
         };
         // Only files have data. Some writers give links the size of their target without data.
         let mut size = match kind {
@@ -433,7 +434,9 @@ impl<S: TarSource> TarStream<S> {
         let mut digits = String::new();
         let mut n_bytes = 0;
         loop {
-            let wanted = numbers.first().map(|n| n.saturating_mul(2).saturating_add(1));
+            let wanted = numbers
+                .first()
+                .map(|n| n.saturating_mul(2).saturating_add(1));
             if wanted.is_some_and(|wanted| numbers.len() as u64 >= wanted) {
                 break;
             }
@@ -628,8 +631,14 @@ mod tests {
     #[test]
     fn malformed_pax_records_are_refused() {
         for text in [
-            &b"5 a=b"[..], b"x a=b\n", b"99 a=b\n", b"6 ab=\n\n", b"5 ab\n", b"0 \n",
-            b"18446744073709551616 a=b\n", b"11 size=-5\n",
+            &b"5 a=b"[..],
+            b"x a=b\n",
+            b"99 a=b\n",
+            b"6 ab=\n\n",
+            b"5 ab\n",
+            b"0 \n",
+            b"18446744073709551616 a=b\n",
+            b"11 size=-5\n",
         ] {
             assert!(
                 Extensions::default().parse_pax(text).is_err(),
