@@ -4,7 +4,7 @@
 //! the layers come from.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -15,20 +15,38 @@ use rustix::mount::{
 
 use super::beneath;
 
+/// The root of a view, open for reading.
+pub struct LayersView {
+    root: OwnedFd,
+    /// Closing the descriptor that fsmount returned takes the mount out of its anonymous name
+    /// space. It can still be used then, but every release of a reference to it takes the
+    /// kernel's mount lock, and a scoped look-up that meets `..` answers `EAGAIN` for ever.
+    _mount: Option<OwnedFd>,
+}
+
+impl AsFd for LayersView {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
 /// Stacks the layers (top to bottom) and returns the root of the view. One layer is opened as it
 /// is: the caller then sees that layer's whiteouts as character devices 0:0.
 ///
 /// Options are spelled out because their defaults depend on the kernel's configuration, and
 /// `redirect_dir` or `metacopy` would let an attribute inside a layer point elsewhere.
-pub fn view_layers(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+pub fn view_layers(layers: &[PathBuf]) -> io::Result<LayersView> {
     match layers {
         [] => Err(io::Error::new(io::ErrorKind::InvalidInput, "no layers")),
-        [only] => beneath::open_root(only),
+        [only] => Ok(LayersView {
+            root: beneath::open_root(only)?,
+            _mount: None,
+        }),
         layers => stack(layers),
     }
 }
 
-fn stack(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+fn stack(layers: &[PathBuf]) -> io::Result<LayersView> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for option in ["index", "metacopy"] {
         fsconfig_set_string(overlay.as_fd(), option, "off")?;
@@ -77,9 +95,13 @@ fn stack(layers: &[PathBuf]) -> io::Result<OwnedFd> {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )?;
     // fsmount returns an O_PATH descriptor; readers of the root need an open directory.
-    beneath::open_in_root(
+    let root = beneath::open_in_root(
         mount.as_fd(),
         Path::new("."),
         rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY,
-    )
+    )?;
+    Ok(LayersView {
+        root,
+        _mount: Some(mount),
+    })
 }

@@ -97,10 +97,10 @@ pub fn check(bytes: &[u8]) -> Result<CheckedConfig, ConfigError> {
             inner.set_labels(Some(checked_labels(labels)));
         }
         if let Some(volumes) = inner.volumes().clone() {
-            inner.set_volumes(Some(keep("volume", volumes, |path| is_safe_volume(path))));
+            inner.set_volumes(Some(keep("volume", volumes, is_safe_volume)));
         }
         if let Some(ports) = inner.exposed_ports().clone() {
-            inner.set_exposed_ports(Some(keep("exposed port", ports, |port| is_port(port))));
+            inner.set_exposed_ports(Some(keep("exposed port", ports, is_port)));
         }
         if let Some(env) = inner.env().clone() {
             let mut n_bytes = 0;

@@ -302,7 +302,7 @@ impl Source {
 
     /// The blob of a descriptor, verified.
     fn blob(&self, descriptor: &Descriptor) -> Result<(Digest, Vec<u8>), SourceError> {
-        let digest = Digest::parse(&descriptor.digest().to_string())?;
+        let digest = Digest::parse(descriptor.digest().as_ref())?;
         let name = blob_name(&digest);
         let bytes = self.document(&name)?;
         if bytes.len() as u64 != descriptor.size() {
@@ -548,7 +548,7 @@ fn find_oci(
         let checked = config::check(&config_bytes)?;
         let mut blobs = Vec::new();
         for layer in &layers {
-            let digest = Digest::parse(&layer.digest().to_string())?;
+            let digest = Digest::parse(layer.digest().as_ref())?;
             blobs.push((blob_name(&digest), Some((digest, layer.size()))));
         }
         return found(

@@ -54,12 +54,10 @@ fn put(members: &mut Members, media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()})
 }
 
+pub type Compress = fn(&[u8]) -> Vec<u8>;
+
 /// Adds an image's blobs and returns the descriptor of its manifest.
-pub fn add_image(
-    members: &mut Members,
-    sample: &Sample,
-    compress: &[fn(&[u8]) -> Vec<u8>],
-) -> Value {
+pub fn add_image(members: &mut Members, sample: &Sample, compress: &[Compress]) -> Value {
     let mut layers = Vec::new();
     for (tar, compress) in sample.layers.iter().zip(compress.iter().cycle()) {
         layers.push(put(
