@@ -239,3 +239,64 @@ fn a_hard_link_to_a_lower_file_brings_it_up() {
         .collect();
     assert_eq!(names, [Path::new("bin"), Path::new("moved")]);
 }
+
+#[test]
+fn archives_of_gnu_tar_come_out_as_they_went_in() {
+    if !is_root() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let tree = base.path().join("tree");
+    let deep = tree.join("a-rather-long-directory-name/".repeat(8));
+    std::fs::create_dir_all(&deep).unwrap();
+    std::fs::write(deep.join("file"), "deep").unwrap();
+    std::fs::write(tree.join("empty"), "").unwrap();
+    std::fs::hard_link(tree.join("empty"), tree.join("second")).unwrap();
+    std::os::unix::fs::symlink("x".repeat(300), tree.join("long-link")).unwrap();
+    std::os::unix::fs::chown(tree.join("empty"), Some(3_000_000), Some(5)).unwrap();
+    let sparse = std::fs::File::create(tree.join("sparse")).unwrap();
+    sparse.set_len(8 << 20).unwrap();
+    for n in 0..40u64 {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", n << 17).unwrap();
+    }
+    for (name, value) in [("user.a", &b"1\n2"[..]), ("user.b", b"\0\xff")] {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(tree.join("empty"), name, value, flags).unwrap();
+    }
+    for format in [
+        &["--format=gnu", "--sparse"][..],
+        &["--format=pax", "--sparse", "--xattrs"],
+        &["--format=pax", "--sparse", "--sparse-version=0.1"],
+    ] {
+        let output = std::process::Command::new("tar")
+            .args(format)
+            .args(["-C", tree.to_str().unwrap(), "-c", "."])
+            .output();
+        let Ok(output) = output else {
+            let _ = std::io::stderr().write_all(b"skipped: there is no tar program here\n");
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        let dir = base.path().join("layer");
+        extract(&output.stdout, &dir, &[]).unwrap();
+        // The formats differ in what they keep: whole seconds, attributes.
+        let comparable = |root: &Path| -> Vec<(PathBuf, String)> {
+            let strip = |line: String| {
+                let mut words: Vec<&str> = line.split(' ').collect();
+                words[2] = words[2].split('.').next().unwrap();
+                match format.contains(&"--xattrs") {
+                    true => words.join(" "),
+                    false => words.join(" ").replace(XATTRS, "[]"),
+                }
+            };
+            let all = picture(root).into_iter();
+            all.map(|(path, line)| (path, strip(line))).collect()
+        };
+        const XATTRS: &str = "[([117, 115, 101, 114, 46, 97], [49, 10, 50]), ([117, 115, 101, 114, 46, 98], [0, 255])]";
+        assert!(picture(&tree)[Path::new("empty")].contains(XATTRS));
+        assert_eq!(comparable(&dir), comparable(&tree), "{format:?}");
+        assert_eq!(std::fs::metadata(dir.join("second")).unwrap().nlink(), 2);
+        assert!(std::fs::metadata(dir.join("sparse")).unwrap().blocks() < 4_000);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
