@@ -75,7 +75,13 @@ impl Source {
             path: path.to_owned(),
             source,
         };
-        let mut file = File::open(path).map_err(open)?;
+        // Opening a FIFO would wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+        let mut file = File::from(fd.map_err(|error| open(error.into()))?);
+        if !file.metadata().map_err(open)?.is_file() {
+            return Err(open(io::ErrorKind::InvalidInput.into()));
+        }
         let mut magic = [0; 4];
         let n = file.read_at(&mut magic, 0).map_err(open)?;
         if magic[..n].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {

@@ -96,6 +96,10 @@ impl Copier {
                 Err(error) => at(path, Err(error)),
             };
         }
+        let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+        if is_whiteout || kind == FileType::Socket {
+            return Ok(());
+        }
         let key = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1
             && let Some(first) = self.linked.get(&key)

@@ -202,12 +202,17 @@ impl Images {
         self.inner.image(&id)
     }
 
-    /// All images, newest first.
+    /// All images, newest first. A damaged one is left out, with a warning in the log; it can
+    /// still be removed, and reading its source again heals it.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let mut images = Vec::new();
         for (id, _) in self.inner.store.list::<ImageRecord>(Table::Images)? {
             let Ok(id) = Digest::parse(&id) else { continue };
-            images.push(self.inner.image(&id)?);
+            match self.inner.image(&id) {
+                Ok(image) => images.push(image),
+                Err(ImageError::Store(error)) => return Err(error.into()),
+                Err(error) => tracing::warn!(image = %id, %error, "image is damaged"),
+            }
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.added_at));
         Ok(images)

@@ -338,6 +338,7 @@ fn limits_hold() {
         max_entries: 100,
         max_depth: 20,
         max_xattr_bytes: 1000,
+        max_path_bytes: 5000,
     };
     let mut entries = Tar::default();
     for n in 0..101 {
@@ -353,9 +354,16 @@ fn limits_hold() {
     xattrs
         .pax(&[("SCHILY.xattr.user.x", &[b'x'; 2000])])
         .file("f", b"");
+    let mut paths = Tar::default();
+    for n in 0..60 {
+        paths.file(format!("{}/.wh.{n}", "x".repeat(90)), b"");
+    }
     let mut big = Tar::default();
     big.file("f", &vec![1; 2 << 20]);
-    for (n, tar) in [entries, opaque, deep, xattrs, big].iter().enumerate() {
+    for (n, tar) in [entries, opaque, deep, xattrs, paths, big]
+        .iter()
+        .enumerate()
+    {
         let dir = base.path().join(format!("limit{n}"));
         let result = extract_limited(&tar.finish(), &dir, &[], limits);
         assert!(
