@@ -372,3 +372,72 @@ fn callers_at_once_unpack_once() {
     let snapshots: Vec<(String, serde_json::Value)> = bench.store.list(Table::Snapshots).unwrap();
     assert_eq!(snapshots.len(), 2);
 }
+
+#[test]
+fn an_archive_that_is_no_file_does_not_block() {
+    let bench = Bench::new();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mknodat(rustix::fs::CWD, bench.path("fifo"), fifo, mode, 0).unwrap();
+    std::fs::create_dir(bench.path("dir")).unwrap();
+    for name in ["fifo", "dir", "missing"] {
+        let error = bench
+            .ensure(&bench.reference("docker-archive", name))
+            .unwrap_err();
+        assert!(
+            matches!(error, ImageError::Source(SourceError::Open { .. })),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn many_layers_work_and_too_many_are_refused_before_they_are_read() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let image = |n_layers: usize| {
+        let layers: Vec<Vec<u8>> = (0..n_layers)
+            .map(|n| {
+                let mut tar = Tar::default();
+                tar.file(format!("f{n}"), b"")
+                    .file("top", n.to_string().as_bytes());
+                tar.finish()
+            })
+            .collect();
+        let diff_ids: Vec<String> = layers
+            .iter()
+            .map(|tar| Digest::of(tar).to_string())
+            .collect();
+        let config = serde_json::json!({
+            "architecture": architecture(), "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        Sample {
+            layers,
+            config: config.to_string().into_bytes(),
+        }
+    };
+    let archive = |sample: &Sample| new_docker_archive(&[(sample, None)]);
+    std::fs::write(bench.path("130.tar"), archive(&image(130))).unwrap();
+    let made = bench.ensure(&bench.reference("docker-archive", "130.tar"));
+    let made = made.unwrap();
+    assert_eq!(made.layers.len(), 130);
+    let view = crate::sys::detached::view_layers(&made.layers).unwrap();
+    assert_eq!(beneath::names(view.as_fd()).unwrap().len(), 131);
+    std::fs::write(bench.path("501.tar"), archive(&image(501))).unwrap();
+    assert!(matches!(
+        bench.ensure(&bench.reference("docker-archive", "501.tar")),
+        Err(ImageError::Source(SourceError::TooManyLayers {
+            n_layers: 501
+        }))
+    ));
+    // An image without layers still has something to stack.
+    std::fs::write(bench.path("0.tar"), archive(&image(0))).unwrap();
+    let empty = bench
+        .ensure(&bench.reference("docker-archive", "0.tar"))
+        .unwrap();
+    assert_eq!(empty.layers.len(), 1);
+    assert!(empty.layers[0].is_dir());
+}
