@@ -97,10 +97,10 @@ pub fn check(bytes: &[u8]) -> Result<CheckedConfig, ConfigError> {
             inner.set_labels(Some(checked_labels(labels)));
         }
         if let Some(volumes) = inner.volumes().clone() {
-            inner.set_volumes(Some(keep("volume", volumes, |path| is_safe_volume(path))));
+            inner.set_volumes(Some(keep("volume", volumes, is_safe_volume)));
         }
         if let Some(ports) = inner.exposed_ports().clone() {
-            inner.set_exposed_ports(Some(keep("exposed port", ports, |port| is_port(port))));
+            inner.set_exposed_ports(Some(keep("exposed port", ports, is_port)));
         }
         if let Some(env) = inner.env().clone() {
             let mut n_bytes = 0;
@@ -160,11 +160,7 @@ fn checked_labels(labels: HashMap<String, String>) -> HashMap<String, String> {
     labels.into_iter().collect()
 }
 
-fn keep(
-    what: &str,
-    mut values: Vec<String>,
-    mut is_good: impl FnMut(&str) -> bool,
-) -> Vec<String> {
+fn keep(what: &str, mut values: Vec<String>, mut is_good: impl FnMut(&str) -> bool) -> Vec<String> {
     let n_before = values.len();
     values.truncate(MAX_LIST_LEN);
     values.retain(|value| is_good(value));
@@ -248,7 +244,10 @@ mod tests {
         });
         let checked = check(json.to_string().as_bytes()).unwrap();
         let inner = checked.config.config().clone().unwrap();
-        assert_eq!(inner.labels().clone().unwrap(), HashMap::from([("a".to_owned(), "b".to_owned())]));
+        assert_eq!(
+            inner.labels().clone().unwrap(),
+            HashMap::from([("a".to_owned(), "b".to_owned())])
+        );
         assert_eq!(inner.volumes().clone().unwrap(), ["/data"]);
         let mut ports = inner.exposed_ports().clone().unwrap();
         ports.sort();
@@ -264,7 +263,9 @@ mod tests {
 
     #[test]
     fn ten_megabytes_of_labels_are_bounded() {
-        let labels = (0..1000).map(|n| (format!("k{n}"), "x".repeat(10_000))).collect();
+        let labels = (0..1000)
+            .map(|n| (format!("k{n}"), "x".repeat(10_000)))
+            .collect();
         let kept = checked_labels(labels);
         let n_bytes: usize = kept.iter().map(|(k, v)| k.len() + v.len()).sum();
         assert!(n_bytes <= MAX_LABEL_BYTES && !kept.is_empty());

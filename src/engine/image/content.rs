@@ -26,24 +26,24 @@ use crate::sys::beneath;
 /// Manifests and configs are read into memory; registries refuse manifests above 4 MiB too.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
+/// Below this much free space no layer is begun: the state store and running containers need what
+/// is left more.
+const RESERVE_BYTES: u64 = 32 << 20;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
+    #[error("only {free_bytes} bytes are free at {path:?}; images need at least {RESERVE_BYTES}")]
+    Full { path: PathBuf, free_bytes: u64 },
     #[error("cannot prepare the content store at {path:?}")]
     Open { path: PathBuf, source: io::Error },
     #[error("cannot write {what} to the content store")]
-    Write {
-        what: String,
-        source: io::Error,
-    },
+    Write { what: String, source: io::Error },
     #[error("cannot read blob {digest}")]
     Read { digest: Digest, source: io::Error },
     #[error("blob {digest} is damaged: its content has the digest {found}")]
     Damaged { digest: Digest, found: Digest },
     #[error("cannot remove {what} from the content store")]
-    Remove {
-        what: String,
-        source: io::Error,
-    },
+    Remove { what: String, source: io::Error },
 }
 
 pub struct Content {
@@ -70,8 +70,9 @@ impl Content {
             staging: data_root.join("staging"),
             n_staged: AtomicU64::new(0),
         };
-        let blobs_root = data_root.join("blobs");
+        let (data_root, blobs_root) = (data_root.to_owned(), data_root.join("blobs"));
         for dir in [
+            &data_root,
             &blobs_root,
             &content.blobs,
             &content.snapshots,
@@ -147,6 +148,15 @@ impl Content {
             what: "a layer".to_owned(),
             source,
         };
+        let space =
+            rustix::fs::statvfs(&self.staging).map_err(|error| write(io::Error::from(error)))?;
+        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+        if free_bytes < RESERVE_BYTES {
+            return Err(ContentError::Full {
+                path: self.staging.clone(),
+                free_bytes,
+            });
+        }
         let parent = beneath::open_root(&self.staging).map_err(write)?;
         rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU)
             .map_err(|error| write(error.into()))?;

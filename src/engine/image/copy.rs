@@ -96,17 +96,16 @@ impl Copier {
                 Err(error) => at(path, Err(error)),
             };
         }
+        let is_whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+        if is_whiteout || kind == FileType::Socket {
+            return Ok(());
+        }
         let key = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1
             && let Some(first) = self.linked.get(&key)
         {
-            let result = rustix::fs::linkat(
-                &self.target_root,
-                first,
-                target,
-                name,
-                AtFlags::empty(),
-            );
+            let result =
+                rustix::fs::linkat(&self.target_root, first, target, name, AtFlags::empty());
             return at(path, result.map_err(io::Error::from));
         }
         at(path, copy_file(source, name, target, name))?;
@@ -145,11 +144,8 @@ pub fn copy_file(
     let kind = FileType::from_raw_mode(stat.st_mode);
     match kind {
         FileType::RegularFile => {
-            let from = beneath::open_beneath(
-                source,
-                Path::new(name),
-                OFlags::RDONLY | OFlags::NOFOLLOW,
-            )?;
+            let from =
+                beneath::open_beneath(source, Path::new(name), OFlags::RDONLY | OFlags::NOFOLLOW)?;
             let to = rustix::fs::openat(
                 target,
                 target_name,

@@ -32,6 +32,7 @@ pub struct Extractor {
     limits: Limits,
     n_entries: u64,
     n_xattr_bytes: u64,
+    n_path_bytes: u64,
     n_bytes: u64,
     /// The directory of the last entry. Archives list siblings together, so this saves nearly
     /// every look-up; forgotten whenever something is replaced.
@@ -62,6 +63,7 @@ impl Extractor {
             limits,
             n_entries: 0,
             n_xattr_bytes: 0,
+            n_path_bytes: 0,
             n_bytes: 0,
             last_parent: None,
             directories: HashMap::new(),
@@ -107,6 +109,7 @@ impl Extractor {
             return Ok(());
         }
         if name.as_bytes() == OPAQUE {
+            self.keep(parent)?;
             self.opaque.push(parent.to_owned());
             return Ok(());
         }
@@ -117,6 +120,7 @@ impl Extractor {
                     why: "the whiteout names nothing",
                 });
             }
+            self.keep(&path)?;
             self.whiteouts.push(parent.join(OsStr::from_bytes(hidden)));
             return Ok(());
         }
@@ -178,6 +182,7 @@ impl Extractor {
                     Err(error) => return made(path, Err(error.into())),
                 };
                 self.implicit.remove(path);
+                self.keep(path)?;
                 self.directories.insert(path.to_owned(), metadata);
                 Ok(replaced)
             }
@@ -226,10 +231,7 @@ impl Extractor {
         let segments = entry.sparse.as_deref().unwrap_or(&whole);
         for &(offset, length) in segments {
             if offset > 0 {
-                made(
-                    path,
-                    io::Seek::seek(&mut file, io::SeekFrom::Start(offset)),
-                )?;
+                made(path, io::Seek::seek(&mut file, io::SeekFrom::Start(offset)))?;
             }
             let mut rest = length;
             while rest > 0 {
@@ -279,6 +281,8 @@ impl Extractor {
         let (target_dir, stat) = match stat {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.keep(path)?;
+                self.keep(&target)?;
                 self.missing_links.push((path.to_owned(), target));
                 return Ok(false);
             }
@@ -324,6 +328,18 @@ impl Extractor {
         })
     }
 
+    /// Accounts for a path that stays in memory.
+    fn keep(&mut self, path: &Path) -> Result<(), LayerError> {
+        self.n_path_bytes += path.as_os_str().len() as u64;
+        if self.n_path_bytes > self.limits.max_path_bytes {
+            return Err(LayerError::Limit {
+                what: "bytes of paths",
+                limit: self.limits.max_path_bytes,
+            });
+        }
+        Ok(())
+    }
+
     /// The directory of an entry; taken out of the cache, and put back by the caller.
     fn parent(&mut self, path: &Path) -> Result<OwnedFd, LayerError> {
         match self.last_parent.take() {
@@ -354,6 +370,7 @@ impl Extractor {
             prefix.push(name);
             let next = match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
                 Ok(()) => {
+                    self.keep(&prefix)?;
                     self.implicit.insert(prefix.clone());
                     beneath::open_child_directory(dir.as_fd(), name)
                 }

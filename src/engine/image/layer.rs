@@ -20,11 +20,11 @@ use std::rc::Rc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::Digest;
 use super::copy::CopyError;
 use super::digest::Hashing;
 use super::extract::{Extracted, Extractor};
 use super::tar_stream::{Streamed, TarError, TarStream};
-use super::Digest;
 
 /// What one layer may ask of this machine.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,9 @@ pub struct Limits {
     pub max_depth: usize,
     /// Extended attributes of the whole layer.
     pub max_xattr_bytes: u64,
+    /// Paths of directories, whiteouts and open links, which are kept in memory until the end of
+    /// the layer. A million directories take some 60 MiB.
+    pub max_path_bytes: u64,
 }
 
 impl Limits {
@@ -51,7 +54,8 @@ impl Limits {
         max_ratio: 200,
         max_entries: 4_000_000,
         max_depth: 512,
-        max_xattr_bytes: 256 << 20,
+        max_xattr_bytes: 64 << 20,
+        max_path_bytes: 256 << 20,
     };
 }
 

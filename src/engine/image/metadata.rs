@@ -59,10 +59,7 @@ impl Metadata {
     }
 
     fn owner(&self) -> (Option<Uid>, Option<Gid>) {
-        (
-            Some(Uid::from_raw(self.uid)),
-            Some(Gid::from_raw(self.gid)),
-        )
+        (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
     }
 
     /// Sets everything on an open file or directory.
@@ -138,6 +135,7 @@ pub fn of_open(fd: BorrowedFd<'_>) -> io::Result<Metadata> {
     let stat = rustix::fs::fstat(fd)?;
     Ok(Metadata {
         xattrs: xattrs(
+            || rustix::fs::flistxattr_query(fd),
             |buffer| rustix::fs::flistxattr(fd, buffer),
             |name, buffer| rustix::fs::fgetxattr(fd, name, buffer),
         )?,
@@ -151,6 +149,7 @@ pub fn of_special(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Metadata> {
     let path = beneath::proc_child_path(dir, name);
     Ok(Metadata {
         xattrs: xattrs(
+            || rustix::fs::llistxattr_query(path.as_slice()),
             |buffer| rustix::fs::llistxattr(path.as_slice(), buffer),
             |name, buffer| rustix::fs::lgetxattr(path.as_slice(), name, buffer),
         )?,
@@ -172,11 +171,12 @@ fn from_stat(stat: &rustix::fs::Stat) -> Metadata {
 }
 
 fn xattrs(
+    query: impl Fn() -> Result<usize, Errno>,
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
 ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     // Most files have none: ask for the length first, without a buffer.
-    let length = match list(&mut []) {
+    let length = match query() {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Ok(length) => length,
         Err(error) => return Err(error.into()),

@@ -9,16 +9,21 @@
 //! of [`layer`] and [`content`]; nothing behind them changes. Must not know containers: whoever
 //! removes an image says who uses it.
 
+mod archive;
 mod config;
 mod content;
 pub(super) mod copy;
 mod digest;
+mod error;
 mod extract;
 mod images;
+mod install;
 mod layer;
 mod metadata;
+mod pax;
 mod platform;
 mod reference;
+mod remove;
 mod source;
 mod tar_stream;
 
@@ -29,7 +34,8 @@ pub use config::{ConfigError, ImageHealthcheck};
 pub use content::{ContentError, private_directory};
 pub use copy::CopyError;
 pub use digest::{Digest, DigestError};
-pub use images::{Image, ImageError, ImageId, Images, Removed};
+pub use error::ImageError;
+pub use images::{Image, ImageId, Images, Removed};
 pub use layer::LayerError;
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

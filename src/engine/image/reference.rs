@@ -274,13 +274,14 @@ impl Reference {
 /// The form that Docker shows: without the default registry and its `library/`.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let with_tag = |f: &mut fmt::Formatter<'_>, scheme: &str, path: &Path, tag: &Option<String>| {
-            write!(f, "{scheme}{}", path.display())?;
-            match tag {
-                Some(tag) => write!(f, ":{tag}"),
-                None => Ok(()),
-            }
-        };
+        let with_tag =
+            |f: &mut fmt::Formatter<'_>, scheme: &str, path: &Path, tag: &Option<String>| {
+                write!(f, "{scheme}{}", path.display())?;
+                match tag {
+                    Some(tag) => write!(f, ":{tag}"),
+                    None => Ok(()),
+                }
+            };
         match self {
             Reference::Registry {
                 registry,
@@ -312,14 +313,34 @@ mod tests {
         let cases = [
             ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
             ("nginx:1.27", "docker.io/library/nginx:1.27", "nginx:1.27"),
-            ("bitnami/redis", "docker.io/bitnami/redis:latest", "bitnami/redis:latest"),
-            ("docker.io/nginx", "docker.io/library/nginx:latest", "nginx:latest"),
-            ("index.docker.io/library/nginx", "docker.io/library/nginx:latest", "nginx:latest"),
+            (
+                "bitnami/redis",
+                "docker.io/bitnami/redis:latest",
+                "bitnami/redis:latest",
+            ),
+            (
+                "docker.io/nginx",
+                "docker.io/library/nginx:latest",
+                "nginx:latest",
+            ),
+            (
+                "index.docker.io/library/nginx",
+                "docker.io/library/nginx:latest",
+                "nginx:latest",
+            ),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
-            ("localhost:5000/x:y", "localhost:5000/x:y", "localhost:5000/x:y"),
+            (
+                "localhost:5000/x:y",
+                "localhost:5000/x:y",
+                "localhost:5000/x:y",
+            ),
             ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
             ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000/x:latest"),
-            ("a__b/c-d---e.f", "docker.io/a__b/c-d---e.f:latest", "a__b/c-d---e.f:latest"),
+            (
+                "a__b/c-d---e.f",
+                "docker.io/a__b/c-d---e.f:latest",
+                "a__b/c-d---e.f:latest",
+            ),
         ];
         for (text, canonical, shown) in cases {
             let reference = Reference::parse(text).unwrap();
@@ -328,7 +349,10 @@ mod tests {
             assert_eq!(Reference::parse(canonical).unwrap(), reference, "{text}");
         }
         let pinned = Reference::parse(&format!("nginx:1@{digest}")).unwrap();
-        assert_eq!(pinned.canonical(), format!("docker.io/library/nginx@{digest}"));
+        assert_eq!(
+            pinned.canonical(),
+            format!("docker.io/library/nginx@{digest}")
+        );
     }
 
     #[test]
@@ -360,9 +384,24 @@ mod tests {
     #[test]
     fn malformed_references_are_refused() {
         for text in [
-            "", "Nginx", "a//b", "/a", "a/", "-a", "a_-b", "a...b", "a:", "a:-x", "a@sha256:0",
-            "a b", "ghcr.io/../x", "host:port/x", "host:99999999/x", "x\n",
-            &"0".repeat(64), &"a/".repeat(200),
+            "",
+            "Nginx",
+            "a//b",
+            "/a",
+            "a/",
+            "-a",
+            "a_-b",
+            "a...b",
+            "a:",
+            "a:-x",
+            "a@sha256:0",
+            "a b",
+            "ghcr.io/../x",
+            "host:port/x",
+            "host:99999999/x",
+            "x\n",
+            &"0".repeat(64),
+            &"a/".repeat(200),
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }

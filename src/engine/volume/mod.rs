@@ -204,6 +204,9 @@ impl Volumes {
         // The rename is the intent: from here on the removal is finished, by us or at the next
         // start, and a new volume of the name starts empty.
         let aside = self.root.join(format!("{REMOVING}{name}"));
+        if aside.exists() {
+            self.finish_removal(name)?;
+        }
         match rustix::fs::renameat_with(
             rustix::fs::CWD,
             self.root.join(name),
@@ -286,12 +289,11 @@ impl Volumes {
 
     fn volume(&self, name: &str, record: VolumeRecord) -> Result<Volume, VolumeError> {
         let data = self.root.join(name).join(populate::DATA);
-        let mount = options::mount(&record.driver_opts, data).map_err(|source| {
-            VolumeError::Options {
+        let mount =
+            options::mount(&record.driver_opts, data).map_err(|source| VolumeError::Options {
                 name: name.to_owned(),
                 source,
-            }
-        })?;
+            })?;
         Ok(Volume {
             name: name.to_owned(),
             driver: record.driver,
@@ -308,7 +310,9 @@ fn check_name(name: &str) -> Result<(), VolumeError> {
     let mut bytes = name.bytes();
     let is_good = name.len() >= 2
         && name.len() <= 200
-        && bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && bytes
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
     match is_good {
         true => Ok(()),

@@ -110,7 +110,10 @@ mod tests {
             Err(OptionError::Missing { option: "type" })
         );
         assert_eq!(parse(&[("size", "1g")]), Err(OptionError::Size));
-        assert!(matches!(parse(&[("x", "y")]), Err(OptionError::Unknown { .. })));
+        assert!(matches!(
+            parse(&[("x", "y")]),
+            Err(OptionError::Unknown { .. })
+        ));
         assert!(matches!(
             parse(&[("type", "none"), ("o", "bind"), ("device", "srv")]),
             Err(OptionError::RelativeDevice { .. })

@@ -60,8 +60,7 @@ pub(super) fn populate(
     if exists(dir.as_fd(), FLAG).map_err(on_volume)? {
         return Ok(Populated::NotWanted);
     }
-    let data =
-        beneath::open_child_directory(dir.as_fd(), OsStr::new(DATA)).map_err(on_volume)?;
+    let data = beneath::open_child_directory(dir.as_fd(), OsStr::new(DATA)).map_err(on_volume)?;
     if exists(dir.as_fd(), READY).map_err(on_volume)? {
         move_in(dir.as_fd(), data.as_fd()).map_err(on_volume)?;
         return Ok(Populated::Copied);
