@@ -255,6 +255,15 @@ fn call_udp(address: impl Into<IpAddr>, port: u16) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
+/// Links go with their namespaces, which the kernel ends in its own time.
+async fn until_links_are(expected: &[String]) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while names_of_links() != expected {
+        assert!(Instant::now() < until, "{:?}", names_of_links());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 fn names_of_links() -> Vec<String> {
     let mut names: Vec<String> = Route::open()
         .unwrap()
@@ -586,6 +595,7 @@ fn names_by_programs_on_the_cgroup() {
 #[test]
 fn frames_forged_to_the_hosts_loopback_are_dropped() {
     on_host(|host| async move {
+        filter_bridged("0");
         let network = host.network("front", false).await;
         let gateway = network.pools[0].gateway;
         let (netns, _) = Container::new("evil-1", &["front"])
@@ -597,7 +607,7 @@ fn frames_forged_to_the_hosts_loopback_are_dropped() {
         within(&netns, || {
             fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
             for arguments in [
-                vec!["link", "set", "lo", "down"],
+                vec!["address", "delete", "127.0.0.1/8", "dev", "lo"],
                 vec!["route", "add", "127.0.0.0/8", "via", &gateway.to_string()],
             ] {
                 let status = Command::new("ip").args(arguments).status().unwrap();
@@ -628,7 +638,6 @@ fn a_restart_keeps_addresses_ports_and_names() {
         let (netns, attachment) = web.start(&host.networks).await;
         echo(&netns, 8080);
         let _held = attachment.reservations;
-        let before = attachment.endpoints;
         host.networks.inner.resolver.stop(&web.id).await;
         let host = host.restart();
         // Even before the container is adopted.
@@ -695,6 +704,11 @@ fn nothing_is_left_behind() {
         host.networks.detach(&web.id).await.unwrap();
         host.networks.release(&web.id).await.unwrap();
         drop(netns);
+        let bridges: Vec<String> = names_of_links()
+            .into_iter()
+            .filter(|name| name.starts_with("wh"))
+            .collect();
+        until_links_are(&bridges).await;
         let mut nft = Nft::open().unwrap();
         for set in ["any4", "host4", "self4"] {
             assert_eq!(nft.elements(TABLE, set).unwrap(), [], "{set}");
@@ -737,7 +751,7 @@ fn a_failed_attach_undoes_itself() {
             route.apply(changes).unwrap();
         });
         assert!(host.networks.attach(&twice.attach(&netns)).await.is_err());
-        assert_eq!(names_of_links(), before);
+        until_links_are(&before).await;
         let store = &host.networks.inner.store;
         let records = store.list::<EndpointRecord>(Table::Endpoints).unwrap();
         assert!(records.is_empty(), "{records:?}");
@@ -807,7 +821,14 @@ fn fifty_containers_at_once() {
             host.network(&network, false).await;
             let started = Instant::now();
             let mut tasks = tokio::task::JoinSet::new();
-            for index in 0..50 {
+            for _ in 0..50 {
+                tasks.spawn(async { Netns::create().await.unwrap() });
+            }
+            let namespaces = tasks.join_all().await;
+            let created = started.elapsed();
+            let started = Instant::now();
+            let mut tasks = tokio::task::JoinSet::new();
+            for (index, netns) in namespaces.into_iter().enumerate() {
                 let networks = host.networks.clone();
                 let container = Container::new(&format!("{way}{index}-1"), &[&network]).publish(
                     None,
@@ -816,26 +837,27 @@ fn fifty_containers_at_once() {
                     Protocol::Tcp,
                 );
                 tasks.spawn(async move {
-                    let started = container.start(&networks).await;
-                    (container, started)
+                    let attachment = networks.attach(&container.attach(&netns)).await.unwrap();
+                    (container, netns, attachment)
                 });
             }
             let all = tasks.join_all().await;
             let attached = started.elapsed();
             let mut addresses: Vec<IpAddr> =
-                all.iter().map(|(_, (_, done))| address(done)).collect();
+                all.iter().map(|(.., done)| address(done)).collect();
             addresses.sort();
             addresses.dedup();
             assert_eq!(addresses.len(), 50);
             let started = Instant::now();
             let mut tasks = tokio::task::JoinSet::new();
-            for (container, _) in &all {
+            for (container, ..) in &all {
                 let (networks, id) = (host.networks.clone(), container.id.clone());
                 tasks.spawn(async move { networks.detach(&id).await.unwrap() });
             }
             tasks.join_all().await;
             let line = format!(
-                "50 containers, names by {way}: attach {attached:?}, detach {:?}\n",
+                "50 containers, names by {way}: namespaces {created:?}, attach {attached:?}, \
+                 detach {:?}\n",
                 started.elapsed()
             );
             io::stderr().write_all(line.as_bytes()).unwrap();
