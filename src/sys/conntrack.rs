@@ -33,51 +33,59 @@ pub struct Flow {
     pub reply: Tuple,
 }
 
-/// Forgets every flow that `is_stale` picks; gives their number. One dump of the whole table.
-pub fn forget(is_stale: impl Fn(&Flow) -> bool) -> Result<usize, Refusal> {
-    let mut socket = open()?;
-    let mut stale = Requests::default();
-    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        let mut requests = Requests::default();
-        requests.begin(GET, NLM_F_DUMP, &[family, 0, 0, 0]);
-        socket.query(requests, |_, body| {
-            let body = body.get(4..).unwrap_or_default();
-            let part = |wanted: u16| {
-                Attributes(body)
-                    .find(|(kind, _)| *kind == wanted)
-                    .map(|(_, value)| value)
-            };
-            let flow = part(TUPLE_ORIGINAL)
-                .and_then(tuple)
-                .zip(part(TUPLE_REPLY).and_then(tuple))
-                .map(|(original, reply)| Flow { original, reply });
-            if flow.is_some_and(|flow| is_stale(&flow)) {
-                stale.begin(DELETE, NLM_F_ACK, &[family, 0, 0, 0]);
-                // With its id, so that a new flow of the same tuple is left alone.
-                for kind in [TUPLE_ORIGINAL, ID, ZONE] {
-                    if let Some(value) = part(kind) {
-                        let nested = if kind == TUPLE_ORIGINAL { 0x8000 } else { 0 };
-                        stale.attribute(kind | nested, value);
-                    }
-                }
-            }
-        })?;
-    }
-    let count = stale.len();
-    match socket.transact(stale) {
-        // It ended by itself meanwhile.
-        Err(refusal) if refusal.raw_os_error() == libc::ENOENT => Ok(count),
-        Err(refusal) => Err(refusal),
-        Ok(()) => Ok(count),
-    }
+/// The connection table of one network namespace.
+///
+/// Keep it open: closing a netfilter socket waits until the kernel has freed whatever was removed
+/// from nf_tables, which takes an RCU grace period.
+pub struct Conntrack {
+    socket: Socket,
 }
 
-fn open() -> Result<Socket, Refusal> {
-    Socket::open(Family::Netfilter).map_err(|errno: io::Error| Refusal {
-        index: 0,
-        errno,
-        explanation: None,
-    })
+impl Conntrack {
+    /// Of the calling thread's namespace.
+    pub fn open() -> io::Result<Conntrack> {
+        Ok(Conntrack {
+            socket: Socket::open(Family::Netfilter)?,
+        })
+    }
+
+    /// Forgets every flow that `is_stale` picks; gives their number. One dump of the whole table.
+    pub fn forget(&mut self, is_stale: impl Fn(&Flow) -> bool) -> Result<usize, Refusal> {
+        let mut stale = Requests::default();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            let mut requests = Requests::default();
+            requests.begin(GET, NLM_F_DUMP, &[family, 0, 0, 0]);
+            self.socket.query(requests, |_, body| {
+                let body = body.get(4..).unwrap_or_default();
+                let part = |wanted: u16| {
+                    Attributes(body)
+                        .find(|(kind, _)| *kind == wanted)
+                        .map(|(_, value)| value)
+                };
+                let flow = part(TUPLE_ORIGINAL)
+                    .and_then(tuple)
+                    .zip(part(TUPLE_REPLY).and_then(tuple))
+                    .map(|(original, reply)| Flow { original, reply });
+                if flow.is_some_and(|flow| is_stale(&flow)) {
+                    stale.begin(DELETE, NLM_F_ACK, &[family, 0, 0, 0]);
+                    // With its id, so that a new flow of the same tuple is left alone.
+                    for kind in [TUPLE_ORIGINAL, ID, ZONE] {
+                        if let Some(value) = part(kind) {
+                            let nested = if kind == TUPLE_ORIGINAL { 0x8000 } else { 0 };
+                            stale.attribute(kind | nested, value);
+                        }
+                    }
+                }
+            })?;
+        }
+        let count = stale.len();
+        match self.socket.transact(stale) {
+            // It ended by itself meanwhile.
+            Err(refusal) if refusal.raw_os_error() == libc::ENOENT => Ok(count),
+            Err(refusal) => Err(refusal),
+            Ok(()) => Ok(count),
+        }
+    }
 }
 
 fn tuple(value: &[u8]) -> Option<Tuple> {

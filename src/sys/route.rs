@@ -219,6 +219,12 @@ impl Changes {
         self.push(RTM_DELLINK, 0, &message);
     }
 
+    pub fn delete_link_by_index(&mut self, index: u32) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.push(RTM_DELLINK, 0, &message);
+    }
+
     /// Adds an address, or takes it over if the link has it already.
     ///
     /// IPv6 addresses skip duplicate detection: the engine hands each out once, and a service that

@@ -10,6 +10,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -25,7 +27,7 @@ use super::state::{self, State};
 use super::{Networks, lock};
 use crate::compose::PortBinding;
 use crate::plan::{EndpointConfig, ObservedEndpoint, ObservedPort};
-use crate::sys::conntrack;
+use crate::sys::conntrack::Conntrack;
 use crate::sys::netlink::Refusal;
 use crate::sys::route::{Changes, LinkLocal, Mac, Port, Route, Veth};
 
@@ -76,6 +78,8 @@ struct LinkPlan {
 /// Of an interface name, without the terminating zero.
 const MAX_NAME_BYTES: usize = 15;
 const SHORT_ID_CHARS: usize = 12;
+/// How long a dead container's links may wait for their namespace to end.
+const LINGERING: Duration = Duration::from_secs(1);
 
 impl Networks {
     /// Puts a container on its networks. On failure nothing is left of it but, if it had one
@@ -168,8 +172,11 @@ impl Networks {
     /// Takes a dead container off its networks; its addresses stay its own. Never fails half-way:
     /// every step is tried, and the first failure is returned.
     pub async fn detach(&self, container: &str) -> Result<(), NetworkError> {
+        let t0 = std::time::Instant::now();
         self.inner.resolver.stop(container).await;
+        let t1 = t0.elapsed();
         let unpublished = lock(&self.inner.firewall).publish(container, Vec::new());
+        let t2 = t0.elapsed();
         let (addresses, ports, n_links) = {
             let mut state = lock(&self.inner.state);
             let n_links = state
@@ -188,18 +195,42 @@ impl Networks {
             .map(|index| bridge::port_name(&self.inner.tag, container, index))
             .collect();
         let route = self.inner.route.clone();
-        let cleaned = tokio::task::spawn_blocking(move || {
-            // Links die with the namespace. Deleting them here frees the bridge's port at once, and
-            // for certain if somebody still holds the namespace.
-            let deleted = super::with_route(&route, |route| delete_links(route, &names));
-            let forgotten = forget_flows(&addresses, &ports);
-            deleted.and(forgotten)
-        })
-        .await
-        .map_err(|_panicked| NetworkError::CutOff {
+        let inner = self.inner.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let lingering = super::with_route(&route, |route| indexes(route, &names));
+            let forgotten = forget_flows(&inner.conntrack, &addresses, &ports);
+            forgotten.and(lingering)
+        });
+        let lingering = work.await.map_err(|_panicked| NetworkError::CutOff {
             container: container.to_owned(),
         })?;
+        eprintln!("T {t1:?} {t2:?} {:?}", t0.elapsed());
+        let cleaned = lingering.map(|links| self.watch_links_die(links));
         unpublished.and(cleaned)
+    }
+
+    /// Links die with the namespace, whose teardown the kernel batches: 50 in the time that deleting
+    /// two by hand takes. Only what somebody still holds after a while is deleted, by index, so that
+    /// links of the same name made meanwhile are safe.
+    fn watch_links_die(&self, links: Vec<u32>) {
+        if links.is_empty() {
+            return;
+        }
+        let route = self.inner.route.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGERING).await;
+            let deleted = tokio::task::spawn_blocking(move || {
+                super::with_route(&route, |route| {
+                    for index in links {
+                        delete_link(route, index)?;
+                    }
+                    Ok(())
+                })
+            });
+            if let Ok(Err(error)) = deleted.await {
+                tracing::warn!(%error, "links of a stopped container stay");
+            }
+        });
     }
 
     /// Gives up a removed container's addresses.
@@ -409,8 +440,8 @@ impl Networks {
         }
         if has_udp {
             // A client that kept sending while nobody listened has a flow that leads nowhere.
-            let ports = record.ports.clone();
-            tokio::task::spawn_blocking(move || forget_flows(&[], &ports))
+            let (inner, ports) = (self.inner.clone(), record.ports.clone());
+            tokio::task::spawn_blocking(move || forget_flows(&inner.conntrack, &[], &ports))
                 .await
                 .map_err(|_panicked| NetworkError::CutOff {
                     container: container.name.to_owned(),
@@ -710,24 +741,39 @@ fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
     })
 }
 
-fn delete_links(route: &mut Route, names: &[String]) -> Result<(), NetworkError> {
-    let mut outcome = Ok(());
-    for name in names {
-        let mut changes = Changes::default();
-        changes.delete_link(name);
-        match route.apply(changes) {
-            // Gone with its namespace.
-            Err(refusal) if refusal.raw_os_error() == libc::ENODEV => {}
-            done => outcome = outcome.and(done.map_err(link_error("delete", name))),
-        }
+fn delete_link(route: &mut Route, index: u32) -> Result<(), NetworkError> {
+    let mut changes = Changes::default();
+    changes.delete_link_by_index(index);
+    match route.apply(changes) {
+        // Gone with its namespace.
+        Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(()),
+        outcome => outcome.map_err(link_error("delete", &format!("number {index}"))),
     }
-    outcome
+}
+
+/// Those of the links that exist.
+fn indexes(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError> {
+    let mut found = Vec::new();
+    for name in names {
+        let link = route.link(name).map_err(link_error("find", name))?;
+        found.extend(link.map(|link| link.index));
+    }
+    Ok(found)
 }
 
 /// Forgets flows from and to the addresses, and UDP flows to the host ports: they would go on to a
 /// container that is gone.
-fn forget_flows(addresses: &[IpAddr], ports: &[Published]) -> Result<(), NetworkError> {
-    conntrack::forget(|flow| {
+fn forget_flows(
+    conntrack: &Mutex<Option<Conntrack>>,
+    addresses: &[IpAddr],
+    ports: &[Published],
+) -> Result<(), NetworkError> {
+    let mut guard = lock(conntrack);
+    let conntrack = match &mut *guard {
+        Some(open) => open,
+        empty => empty.insert(Conntrack::open().map_err(NetworkError::Netlink)?),
+    };
+    let forgotten = conntrack.forget(|flow| {
         let is_of_container = addresses.iter().any(|address| {
             [
                 flow.original.source,
@@ -743,9 +789,8 @@ fn forget_flows(addresses: &[IpAddr], ports: &[Published]) -> Result<(), Network
                 && flow.original.destination_port == port.host_port
         });
         is_of_container || is_of_port
-    })
-    .map(drop)
-    .map_err(|source| NetworkError::Link {
+    });
+    forgotten.map(drop).map_err(|source| NetworkError::Link {
         action: "forget",
         object: "the connections of a container".to_owned(),
         source,

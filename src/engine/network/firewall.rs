@@ -450,9 +450,10 @@ impl Firewall {
         );
         // Where br_netfilter is on, that packet is bridged instead of routed and its input link is
         // not known here.
-        for (set, family, offset, length) in
-            [("self4", NFPROTO_IPV4, 12, 8), ("self6", NFPROTO_IPV6, 8, 32)]
-        {
+        for (set, family, offset, length) in [
+            ("self4", NFPROTO_IPV4, 12, 8),
+            ("self6", NFPROTO_IPV6, 8, 32),
+        ] {
             let mut steps = network_protocol(family).to_vec();
             steps.extend([
                 Expression::Payload {

@@ -39,6 +39,7 @@ use crate::compose::IpamPool;
 use crate::engine::Roots;
 use crate::engine::store::{Batch, Store, Table};
 use crate::plan::{NetworkConfig, ObservedNetwork};
+use crate::sys::conntrack::Conntrack;
 use crate::sys::nft::{Element, Nft};
 use crate::sys::route::{Changes, Route};
 
@@ -72,6 +73,7 @@ struct Inner {
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
     route: SharedRoute,
+    conntrack: Mutex<Option<Conntrack>>,
     resolver: Arc<Resolver>,
     /// One network is made or removed at a time, so that two cannot choose the same subnet.
     changing: tokio::sync::Mutex<()>,
@@ -121,6 +123,7 @@ impl Networks {
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
                 route: SharedRoute::default(),
+                conntrack: Mutex::default(),
                 resolver: Arc::new(Resolver::new(resolv_conf)),
                 changing: tokio::sync::Mutex::default(),
             }),
