@@ -1,5 +1,7 @@
 //! The command line: one file per command, and `output/`.
 
+pub mod config;
+
 use std::process::ExitCode;
 
 pub fn main() -> ExitCode {

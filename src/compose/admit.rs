@@ -31,18 +31,17 @@ impl Admission<'_> {
         if node.tag == Some(Tag::Reset) {
             return;
         }
-        if let Value::Text(text) = &mut node.value {
-            if text.contains('$') {
-                interpolate::variables(text, self.variables);
-                if self.interpolate {
-                    match self.substitute(text, node.span) {
-                        Some(new) => *text = new,
-                        None => return,
-                    }
-                } else {
-                    // Nothing can be said of a value that is still a template.
-                    return;
-                }
+        if let Value::Text(text) = &mut node.value
+            && text.contains('$')
+        {
+            interpolate::variables(text, self.variables);
+            if !self.interpolate {
+                // Nothing can be said of a value that is still a template.
+                return;
+            }
+            match self.substitute(text, node.span) {
+                Some(new) => *text = new,
+                None => return,
             }
         }
         if node.is_null() {
@@ -346,13 +345,9 @@ impl Admission<'_> {
             format!("{} must be one of the following: {}", self.path, list.join(", ")),
         )
         .at(node.span);
-        let near = words
-            .iter()
-            .map(|w| (schema::edit_distance(text, w), *w))
-            .min()
-            .filter(|(distance, _)| *distance <= 2);
+        let near = schema::nearest(text, words.iter().copied());
         self.diagnostics.push(match near {
-            Some((_, word)) => diagnostic.help(format!("did you mean `{word}`?")),
+            Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
             None => diagnostic,
         });
     }

@@ -1,7 +1,8 @@
 //! The canonical form as text: the reference's key order, sorted maps, zero values left out.
 //!
 //! It prints the canonical tree rather than the typed project, so that nothing that was written is
-//! lost on the way. Values of `environment:` secrets are never in that tree.
+//! lost on the way. Values of `environment:` secrets are never in that tree. The reference leaves
+//! `models` out of its JSON (Z6); a reader would lose data by that, so they are there.
 
 use serde_json::{Map as Object, Value as Json};
 
@@ -42,20 +43,6 @@ fn document(project: &Project, options: PrintOptions, form: Form) -> Json {
     if !document.contains_key("services") {
         let at = usize::from(document.contains_key("name"));
         document.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
-    }
-    if form == Form::Json {
-        // Z6: the reference leaves models out of JSON. A reader loses data by that, so they stay.
-        for service in document
-            .get_mut("services")
-            .and_then(Json::as_object_mut)
-            .into_iter()
-            .flat_map(|s| s.values_mut())
-            .filter_map(Json::as_object_mut)
-        {
-            for key in ["command", "entrypoint"] {
-                service.entry(key).or_insert(Json::Null);
-            }
-        }
     }
     Json::Object(document)
 }
@@ -139,10 +126,15 @@ impl Printer {
         let mut out = Object::new();
         let Some(map) = map else { return out };
         for (key, shape) in object.keys {
-            let Some(node) = map.get(*key) else { continue };
-            if is_dropped(node, key, shape, object) {
+            let node = map.get(*key).filter(|n| !is_dropped(n, key, shape, object));
+            let Some(node) = node else {
+                if self.form == Form::Json
+                    && let Some(zero) = json_zero(key, object)
+                {
+                    out.insert((*key).to_owned(), zero);
+                }
                 continue;
-            }
+            };
             let mut value = match *key {
                 "env_file" if !std::ptr::eq(object, &schema::INCLUDE) => self.env_files(node),
                 "ssh" if self.form == Form::Yaml => self.ssh(node),
@@ -206,6 +198,17 @@ fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) ->
         Value::Map(map) => {
             map.is_empty() && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
         }
+    }
+}
+
+/// What JSON shows for an absent value: Go's JSON writes empty structures that its YAML leaves out.
+fn json_zero(key: &str, object: &schema::Object) -> Option<Json> {
+    let of = |other: &schema::Object| std::ptr::eq(object, other);
+    match key {
+        "command" | "entrypoint" if of(&schema::SERVICE) => Some(Json::Null),
+        "ipam" if of(&schema::NETWORK) => Some(Json::Object(Object::new())),
+        "resources" | "placement" if of(&schema::DEPLOY) => Some(Json::Object(Object::new())),
+        _ => None,
     }
 }
 
