@@ -322,9 +322,7 @@ fn r6_a_changed_volume_is_kept_unless_its_loss_is_agreed_to() {
         .insert("size".into(), "1g".into());
     let plan = up(&project, &world.observed, &options()).unwrap();
     assert_eq!(steps(&plan), "");
-    assert_snapshot!(plan.warnings[0], @r#"
-    volume "demo_data" exists but doesn't match the configuration in the compose file; it is kept with its data, and used as it is
-    "#);
+    assert_snapshot!(plan.warnings[0], @r#"volume "demo_data" exists but doesn't match the configuration in the compose file; it is kept with its data, and used as it is"#);
     let agreed = UpOptions {
         recreate_volumes: true,
         ..options()
@@ -702,6 +700,12 @@ mod converge {
 
     /// Services that depend only on earlier ones, with a bit of everything.
     fn any_project() -> impl Strategy<Value = String> {
+        (any_services(), 0..6usize).prop_map(|(services, shift)| write(&services, shift))
+    }
+
+    type AnyService = (u32, Vec<(usize, usize)>, bool, bool, u8, Option<usize>);
+
+    fn any_services() -> impl Strategy<Value = Vec<AnyService>> {
         let service = (
             0..4u32,
             prop::collection::vec((0..6usize, 0..5usize), 0..3),
@@ -710,30 +714,36 @@ mod converge {
             0..3u8,
             prop::option::of(0..6usize),
         );
-        prop::collection::vec(service, 1..6).prop_map(|services| {
-            let mut text = String::new();
-            for (i, (scale, deps, volume, anonymous, env, share)) in services.iter().enumerate() {
-                text.push_str(&format!("s{i}: check scale={scale} env={env}"));
-                for (dependency, how) in deps.iter().filter(|(d, _)| *d < i) {
-                    let how = ["", "?healthy", "?restart", "?healthy?restart", "?optional"][*how];
-                    text.push_str(&format!(" s{dependency}{how}"));
-                }
-                if *volume {
-                    text.push_str(&format!(" vol=v{}:/v", i % 2));
-                }
-                if *anonymous {
-                    text.push_str(" anon=/a");
-                }
-                match share {
-                    Some(parent) if *parent < i && services[*parent].0 > 0 => {
-                        text.push_str(&format!(" share=s{parent}"));
-                    }
-                    _ => text.push_str(&format!(" net=n{}", i % 2)),
-                }
-                text.push('\n');
+        prop::collection::vec(service, 1..6)
+    }
+
+    fn write(services: &[AnyService], shift: usize) -> String {
+        let mut text = String::new();
+        for (i, (scale, deps, volume, anonymous, env, share)) in services.iter().enumerate() {
+            text.push_str(&format!("s{i}: check scale={scale} env={env}"));
+            for (dependency, how) in deps.iter().filter(|(d, _)| *d < i) {
+                let how = ["", "?healthy", "?restart", "?healthy?restart", "?optional"][*how];
+                text.push_str(&format!(" s{dependency}{how}"));
             }
-            text.trim_end().to_owned()
-        })
+            if *volume {
+                text.push_str(&format!(" vol=v{}:/v", i % 2));
+            }
+            if *anonymous {
+                text.push_str(" anon=/a");
+            }
+            match share {
+                Some(parent) if *parent < i && services[*parent].0 > 0 => {
+                    text.push_str(&format!(" share=s{parent}"));
+                }
+                _ => text.push_str(&format!(" net=n{}", i % 2)),
+            }
+            // Ports that move from one service to another between two projects.
+            if *scale == 1 {
+                text.push_str(&format!(" port={}", 80 + (i + shift) % 6));
+            }
+            text.push('\n');
+        }
+        text.trim_end().to_owned()
     }
 
     /// What may have happened since: a container ended, was removed, or became unhealthy.
@@ -764,6 +774,7 @@ mod converge {
             internal in any::<bool>(),
             harm in prop::collection::vec((0..20usize, 0..5u8), 0..4),
             interrupted_at in 0..40usize,
+            choices in prop::collection::vec(0..100usize, 1..60),
         ) {
             let mut world = World::default();
             converge(&project(&first), &mut world);
@@ -777,12 +788,12 @@ mod converge {
 
             // Stop after some step, as a crash would; then to the end; then nothing is left to do.
             let plan = up(&second, &world.observed, &options).unwrap();
-            let order = plan.in_order();
-            let mut part = plan.clone();
-            part.graph.retain_nodes(|_, n| order.iter().take(interrupted_at).any(|o| *o == n));
-            world.apply(&part).unwrap();
+            // The steps come in any order that the graph allows.
+            let order = some_order(&plan, &choices);
+            let outcome = world.apply_in(&plan, &order[..interrupted_at.min(order.len())]);
+            prop_assert!(outcome.is_ok(), "{outcome:?}\n{}", plan.explain());
             let plan = up(&second, &world.observed, &options).unwrap();
-            let outcome = world.apply(&plan);
+            let outcome = world.apply_in(&plan, &some_order(&plan, &choices));
             prop_assert!(outcome.is_ok(), "{outcome:?}\n{}", plan.explain());
             let again = up(&second, &world.observed, &options).unwrap();
             prop_assert_eq!(steps(&again), "");
@@ -797,7 +808,8 @@ mod converge {
             let down = down(&second, &world.observed, &DownOptions { remove_orphans: true, ..Default::default() }).unwrap();
             let loses = |s: &Step| matches!(s.action, Action::RemoveVolume { .. });
             prop_assert!(!down.graph.node_weights().any(loses));
-            prop_assert!(world.apply(&down).is_ok());
+            let outcome = world.apply_in(&down, &some_order(&down, &choices));
+            prop_assert!(outcome.is_ok(), "{outcome:?}\n{}", down.explain());
             prop_assert!(world.observed.containers.is_empty() && world.observed.networks.is_empty());
         }
     }
