@@ -1,5 +1,7 @@
 //! Tables: (project, observed) to steps; and the property that plans converge.
 
+mod convert;
+
 use super::testing::*;
 use super::*;
 use crate::compose::Project;
