@@ -571,6 +571,44 @@ fn down_leaves_what_is_external_foreign_or_in_use() {
 }
 
 #[test]
+fn down_leaves_services_of_inactive_profiles_and_says_so() {
+    let (mut project, world) = upped("web:\ndebug: net=other");
+    project.services.shift_remove("debug");
+    project.disabled_services.push("debug".into());
+    let plan = down(&project, &world.observed, &DownOptions::default()).unwrap();
+    assert!(!steps(&plan).contains("debug"));
+    assert!(
+        plan.warnings[0]
+            .starts_with("containers of services in inactive profiles stay ([demo-debug-1])")
+    );
+}
+
+#[test]
+fn a_checkout_that_takes_over_another_is_told_of() {
+    let (mut project, world) = upped("web:");
+    project.working_dir = "/clone".into();
+    let plan = up(&project, &world.observed, &options()).unwrap();
+    assert!(plan.warnings.is_empty() && plan.is_empty());
+    project.services["web"].tty = true;
+    let plan = up(&project, &world.observed, &options()).unwrap();
+    assert!(plan.warnings[0].contains("with the same name, from /demo, are replaced"));
+}
+
+#[test]
+fn scaling_the_parent_renews_who_shares_its_first_container() {
+    let (mut project, mut world) = upped("db: scale=2\nside: share=db");
+    project.services["db"].scale = Some(1);
+    // The outdated first one goes, and with it the namespace.
+    world
+        .get("demo-db-1")
+        .unwrap()
+        .labels
+        .insert(labels::CONFIG_HASH.into(), "old".into());
+    let text = planned(&project, &world, &options());
+    assert!(text.contains("create 000000000004_demo-side-1"), "{text}");
+}
+
+#[test]
 fn stop_kill_and_remove_touch_what_they_name() {
     let (project, mut world) = upped("web: db\ndb:");
     let all = stop(&project, &world.observed, &StopOptions::default()).unwrap();

@@ -253,7 +253,17 @@ async fn check<B: Backend>(
         let (service, containers) = (&target.service, &target.containers);
         wait(&**backend, service, containers, wanted, timeout, tell)
             .await
-            .map_err(|error| error.into_backend_error(service))
+            .map_err(|error| {
+                let error = error.into_backend_error(service);
+                for name in containers.iter().filter(|n| error.message.contains(*n)) {
+                    let _ = reports.send(Report::Progress {
+                        subject: Subject::Container(name.clone()),
+                        status: Status::Error,
+                        text: error.message.clone(),
+                    });
+                }
+                error
+            })
     });
     try_join_all(waits).await?;
     Ok(())

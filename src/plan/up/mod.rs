@@ -55,6 +55,7 @@ pub fn up(project: &Project, observed: &Observed, options: &UpOptions) -> Result
     for warning in &resources.warnings {
         up.builder.warn(warning);
     }
+    up.warn_of_other_directory();
     up.remove_what_is_too_many();
     up.make_resources(&resources);
     up.make_containers()?;
@@ -304,6 +305,30 @@ impl<'a> Up<'a> {
         );
         self.removals.insert(&container.name, removed);
         removed
+    }
+
+    /// Two checkouts of one project share its name, and the second takes the first one's containers
+    /// away. Compose does so silently.
+    fn warn_of_other_directory(&mut self) {
+        let here = self.project.working_dir.as_os_str();
+        let mut others: BTreeSet<&str> = BTreeSet::new();
+        for name in &self.scope.order {
+            let changed = self.diffs[name].replicas.iter();
+            let changed = changed.filter(|r| matches!(r.fate, Fate::Replace(_) | Fate::Remake(_)));
+            let surplus = self.diffs[name].surplus.iter().copied();
+            for container in changed.filter_map(|r| r.old).chain(surplus) {
+                let there = container.label(labels::WORKING_DIR);
+                if !there.is_empty() && there != here {
+                    others.insert(there);
+                }
+            }
+        }
+        for other in others {
+            self.builder.warn(format!(
+                "containers of a project with the same name, from {other}, are replaced; give one \
+                 of the two another name with `name:` or --project-name"
+            ));
+        }
     }
 
     /// Orphans, replicas beyond the number, and what interruptions left behind.
