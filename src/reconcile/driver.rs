@@ -254,15 +254,14 @@ async fn check<B: Backend>(
         wait(&**backend, service, containers, wanted, timeout, tell)
             .await
             .map_err(|error| {
-                let error = error.into_backend_error(service);
-                for name in containers.iter().filter(|n| error.message.contains(*n)) {
+                if let Some(name) = error.container() {
                     let _ = reports.send(Report::Progress {
-                        subject: Subject::Container(name.clone()),
+                        subject: Subject::Container(name.to_owned()),
                         status: Status::Error,
-                        text: error.message.clone(),
+                        text: error.to_string(),
                     });
                 }
-                error
+                error.into_backend_error(service)
             })
     });
     try_join_all(waits).await?;

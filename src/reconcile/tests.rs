@@ -427,6 +427,25 @@ async fn dropping_the_command_lets_begun_steps_end_and_begins_no_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn dropping_the_command_ends_its_waits() {
+    let engine = engine(Memory::new());
+    let project = project("web: db?healthy\ndb: check");
+    let (sender, _receiver) = mpsc::unbounded_channel();
+    let options = UpOptions::default();
+    let running = up(Arc::clone(&engine), &project, &options, sender);
+    let watched = async {
+        sleep(ms(100)).await;
+        engine.n_waiting()
+    };
+    tokio::select! {
+        _ = running => panic!("db never becomes healthy"),
+        n_waiting = watched => assert_eq!(n_waiting, 1),
+    }
+    sleep(ms(1)).await;
+    assert_eq!(engine.n_waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_plan_can_be_had_without_its_execution() {
     let engine = engine(Memory::new());
     let options = UpOptions {
