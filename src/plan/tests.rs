@@ -683,6 +683,49 @@ fn w10_restart_takes_along_who_asks_for_it() {
 }
 
 #[test]
+fn a_run_brings_up_what_it_depends_on_and_leaves_replicas_alone() {
+    let text = "web: db?healthy vol=data:/data scale=2\ndb: check";
+    let project = project(text);
+    let options = RunOptions {
+        service: "web".into(),
+        slug: "0123456789ab".into(),
+        ..RunOptions::default()
+    };
+    let mut world = World::default();
+    let plan = run(&project, &world.observed, &options).unwrap();
+    assert_snapshot!(steps(&plan), @r"
+    1 network+ demo_default
+    2 volume+ demo_data
+    3 image app
+    4 create demo-db-1 < 1 3
+    5 start demo-db-1 < 4
+    6 create demo-web-run-0123456789ab < 1 2 3
+    7 await db ServiceHealthy < 5
+    8 start demo-web-run-0123456789ab < 6 7
+    ");
+    world.apply(&plan).unwrap();
+    world.exit("demo-web-run-0123456789ab", 0).unwrap();
+
+    // The service's own containers come and go without regard to the run, which is no replica.
+    converge(&project, &mut world);
+    assert!(world.find("demo-web-2").is_some());
+    let created = RunOptions {
+        slug: "ba9876543210".into(),
+        start: false,
+        ..options
+    };
+    world.exit("demo-db-1", 0).unwrap();
+    let plan = run(&project, &world.observed, &created).unwrap();
+    assert_eq!(
+        steps(&plan),
+        "1 start demo-db-1\n2 await db ServiceHealthy < 1\n\
+         3 create demo-web-run-ba9876543210 < 2\n"
+    );
+    let unknown = RunOptions::default();
+    assert!(run(&project, &world.observed, &unknown).is_err());
+}
+
+#[test]
 fn the_plan_explains_itself() {
     let project = project("web: db?healthy\ndb: check");
     let plan = up(&project, &Observed::default(), &options()).unwrap();

@@ -15,7 +15,7 @@ use super::{Backend, Failure, Report, Status, Subject};
 use crate::compose::Project;
 use crate::plan::{
     self, DownOptions, ExecuteOptions, KillOptions, Observed, Plan, PlanError, Reach,
-    RemoveOptions, RestartOptions, StartOptions, StopOptions, UpOptions,
+    RemoveOptions, RestartOptions, RunOptions, StartOptions, StopOptions, UpOptions,
 };
 
 /// Brings the machine to what the project says; returns the number of steps that it took.
@@ -67,6 +67,22 @@ async fn try_up<B: Backend>(
         .await?;
     }
     Ok(n_steps)
+}
+
+/// Makes a one-off container of a service, when what it depends on is ready.
+///
+/// # Errors
+///
+/// What the planner refused, or the failures of the steps.
+pub async fn run<B: Backend>(
+    backend: Arc<B>,
+    project: &Project,
+    options: &RunOptions,
+    reports: Reports,
+) -> Result<usize, Failure> {
+    let make = |observed: &Observed| plan::run(project, observed, options);
+    let result = run_once(&backend, project, make, &options.execute, &reports).await;
+    conclude(result, &reports)
 }
 
 /// Takes the project off the machine.

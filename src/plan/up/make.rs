@@ -234,7 +234,7 @@ impl<'a> Up<'a> {
         Ok(config)
     }
 
-    fn create(
+    pub(super) fn create(
         &mut self,
         name: &'a str,
         config: ContainerConfig,

@@ -10,7 +10,10 @@
 //! Creations and stops never wait for a start, which is why no option can close a circle.
 
 mod make;
+mod run;
 mod start;
+
+pub use run::run;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::Discriminant;
@@ -144,6 +147,8 @@ struct Up<'a> {
     scope: Scope<'a>,
     judge: Judge<'a>,
     builder: PlanBuilder,
+    /// A service that is in the scope for its dependencies and resources only.
+    left_alone: Option<&'a str>,
     hashes: HashMap<&'a str, String>,
     diffs: HashMap<&'a str, ServiceDiff<'a>>,
     names: ContainerNames<'a>,
@@ -195,6 +200,7 @@ impl<'a> Up<'a> {
             scope,
             judge,
             builder: PlanBuilder::default(),
+            left_alone: None,
             hashes: HashMap::new(),
             diffs: HashMap::new(),
             names: HashMap::new(),
@@ -227,6 +233,11 @@ impl<'a> Up<'a> {
         for name in self.scope.order.clone() {
             let service = &self.project.services[name];
             let n_replicas = self.n_replicas(name);
+            if self.left_alone == Some(name) {
+                self.names.insert(name, Vec::new());
+                self.diffs.insert(name, ServiceDiff::default());
+                continue;
+            }
             if let Some(custom) = &service.container_name
                 && n_replicas > 1
             {

@@ -121,7 +121,7 @@ impl<'a> Up<'a> {
     }
 
     /// Makes the starts of a service wait for its dependencies, each by its condition.
-    fn gate(&mut self, name: &'a str, starts: &[NodeIndex]) {
+    pub(super) fn gate(&mut self, name: &'a str, starts: &[NodeIndex]) {
         let dependencies: Vec<_> = self.scope.dependencies(name).collect();
         let mut gates: BTreeSet<NodeIndex> = BTreeSet::new();
         for (dependency, how) in dependencies {
