@@ -32,12 +32,18 @@ pub fn down(
         return Err(PlanError::OrphanOptions);
     }
     let machine = Machine::new(project, observed);
-    let scope = Scope::select(project, &options.services, Follow::Nothing)?;
+    let chosen = Scope::select(project, &options.services, Follow::Nothing)?;
+    // Two named services may be ordered by a third one between them.
+    let scope = Scope::select(project, &[], Follow::Nothing)?;
     let mut builder = PlanBuilder::default();
     let mut removals: HashMap<&str, NodeIndex> = HashMap::new();
     let mut order = StopOrder::new(&scope);
     for name in scope.order.iter().rev() {
         let gates = order.gates(name);
+        if !chosen.contains(name) {
+            order.stopped(name, Vec::new());
+            continue;
+        }
         let containers = machine.replicas(name).iter().chain(machine.one_offs(name));
         let cause = because(
             project,
@@ -72,9 +78,9 @@ pub fn down(
             builder.warn(orphan_warning(&orphans));
         }
     }
-    remove_networks(project, &machine, options, &scope, &removals, &mut builder);
+    remove_networks(project, &machine, options, &chosen, &removals, &mut builder);
     if options.volumes {
-        remove_volumes(project, &machine, options, &scope, &removals, &mut builder);
+        remove_volumes(project, &machine, options, &chosen, &removals, &mut builder);
     }
     Ok(builder.finish())
 }

@@ -640,6 +640,27 @@ fn stop_kill_and_remove_touch_what_they_name() {
 }
 
 #[test]
+fn named_services_stop_in_the_order_of_those_between_them() {
+    let (project, world) = upped("web: api\napi: db\ndb:");
+    let services = vec!["web".to_owned(), "db".to_owned()];
+    let options = StopOptions {
+        services: services.clone(),
+        ..StopOptions::default()
+    };
+    let plan = stop(&project, &world.observed, &options).unwrap();
+    assert_eq!(steps(&plan), "1 stop demo-web-1\n2 stop demo-db-1 < 1\n");
+    let options = DownOptions {
+        services,
+        ..DownOptions::default()
+    };
+    let plan = down(&project, &world.observed, &options).unwrap();
+    assert_eq!(
+        steps(&plan),
+        "1 stop demo-web-1\n2 remove demo-web-1 < 1\n3 stop demo-db-1 < 1\n4 remove demo-db-1 < 3\n"
+    );
+}
+
+#[test]
 fn start_follows_conditions_and_needs_containers() {
     let (project, mut world) = upped("web: db?healthy\ndb: check");
     let none = start(&project, &world.observed, &StartOptions::default()).unwrap();
