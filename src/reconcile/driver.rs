@@ -40,10 +40,10 @@ async fn try_up<B: Backend>(
     reports: &Reports,
 ) -> Result<usize, Failure> {
     let run = &options.execute;
-    if !run.plan_only {
-        // A newer image decides about the fate of containers, so it comes before the observation.
-        // It changes no container and does not count as a step.
-        let images = plan::refresh_images(project, options)?;
+    // A newer image decides about the fate of containers, so it comes before the observation. It
+    // changes no container and does not count as a step.
+    let images = plan::refresh_images(project, options)?;
+    if !images.is_empty() {
         carry_out(backend, images, run, reports).await?;
     }
     let observed = backend.observe(&project.name).await?;
