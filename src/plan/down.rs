@@ -32,12 +32,18 @@ pub fn down(
         return Err(PlanError::OrphanOptions);
     }
     let machine = Machine::new(project, observed);
-    let scope = Scope::select(project, &options.services, Follow::Nothing)?;
+    let chosen = Scope::select(project, &options.services, Follow::Nothing)?;
+    // Two named services may be ordered by a third one between them.
+    let scope = Scope::select(project, &[], Follow::Nothing)?;
     let mut builder = PlanBuilder::default();
     let mut removals: HashMap<&str, NodeIndex> = HashMap::new();
     let mut order = StopOrder::new(&scope);
     for name in scope.order.iter().rev() {
         let gates = order.gates(name);
+        if !chosen.contains(name) {
+            order.stopped(name, Vec::new());
+            continue;
+        }
         let containers = machine.replicas(name).iter().chain(machine.one_offs(name));
         let cause = because(
             project,
@@ -53,48 +59,46 @@ pub fn down(
         }
         order.stopped(name, stops);
     }
-    let all = options.services.is_empty();
-    let mut strangers: Vec<(&ObservedContainer, &str)> = Vec::new();
-    if all {
-        for disabled in &project.disabled_services {
-            let containers = machine
-                .replicas(disabled)
-                .iter()
-                .chain(machine.one_offs(disabled));
-            strangers.extend(containers.map(|c| (*c, "the project is taken down")));
-        }
+    if options.services.is_empty() {
+        warn_of_disabled(project, &machine, &mut builder);
         let orphans = machine.orphans(project);
         let orphans: Vec<_> = orphans
             .into_iter()
             .filter(|o| !removals.contains_key(o.name.as_str()))
             .collect();
         if options.remove_orphans {
-            let reason = "its service is not in the file";
-            strangers.extend(orphans.into_iter().map(|c| (c, reason)));
+            for orphan in orphans {
+                let service = orphan.label(labels::SERVICE);
+                let cause = asked(format!("service {service} is not in the file"));
+                let (_, removed) =
+                    stop_and_remove(&mut builder, orphan, service, options, &cause, &[]);
+                removals.insert(&orphan.name, removed);
+            }
         } else if !orphans.is_empty() && !options.ignore_orphans {
             builder.warn(orphan_warning(&orphans));
         }
     }
-    for (container, reason) in strangers {
-        if removals.contains_key(container.name.as_str()) {
-            continue;
-        }
-        let service = container.label(labels::SERVICE);
-        let (_, removed) = stop_and_remove(
-            &mut builder,
-            container,
-            service,
-            options,
-            &asked(reason),
-            &[],
-        );
-        removals.insert(&container.name, removed);
-    }
-    remove_networks(project, &machine, options, &scope, &removals, &mut builder);
+    remove_networks(project, &machine, options, &chosen, &removals, &mut builder);
     if options.volumes {
-        remove_volumes(project, &machine, options, &scope, &removals, &mut builder);
+        remove_volumes(project, &machine, options, &chosen, &removals, &mut builder);
     }
     Ok(builder.finish())
+}
+
+/// Services of inactive profiles stay, as in Compose; without a word that surprises everybody.
+fn warn_of_disabled(project: &Project, machine: &Machine<'_>, builder: &mut PlanBuilder) {
+    let disabled = project.disabled_services.iter();
+    let names: Vec<&str> = disabled
+        .flat_map(|service| machine.replicas(service))
+        .map(|c| c.name.as_str())
+        .collect();
+    if !names.is_empty() {
+        builder.warn(format!(
+            "containers of services in inactive profiles stay ([{}]); name the profile with \
+             --profile to take them down, too",
+            names.join(" ")
+        ));
+    }
 }
 
 fn stop_and_remove(

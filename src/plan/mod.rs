@@ -51,5 +51,5 @@ pub use rebuild::project_from_labels;
 pub use start::{restart, start};
 pub use step::*;
 pub use stop::{kill, remove, stop};
-pub use up::{refresh_images, up};
+pub use up::{refresh_images, run, up};
 pub use wait::{Reach, WaitTarget, wait_targets};

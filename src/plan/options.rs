@@ -153,6 +153,38 @@ impl Default for KillOptions {
     }
 }
 
+/// Options of `run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunOptions {
+    pub service: String,
+    /// Random hex digits, twelve by custom, that make the container's name.
+    pub slug: String,
+    /// Answer to the service's name and aliases on its networks.
+    pub use_aliases: bool,
+    /// Leave the services that this one depends on alone.
+    pub no_deps: bool,
+    pub pull: Option<String>,
+    /// Off: the container is created when its dependencies are ready, and the caller starts it once
+    /// it is attached.
+    pub start: bool,
+    pub execute: ExecuteOptions,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        RunOptions {
+            service: String::new(),
+            slug: String::new(),
+            use_aliases: false,
+            no_deps: false,
+            pull: None,
+            start: true,
+            execute: ExecuteOptions::default(),
+        }
+    }
+}
+
 /// Options of `rm`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -60,13 +60,16 @@ pub fn stop(
     options: &StopOptions,
 ) -> Result<Plan, PlanError> {
     let machine = Machine::new(project, observed);
-    let scope = Scope::select(project, &options.services, Follow::Nothing)?;
+    let chosen = Scope::select(project, &options.services, Follow::Nothing)?;
+    // Two named services may be ordered by a third one between them.
+    let scope = Scope::select(project, &[], Follow::Nothing)?;
     let mut builder = PlanBuilder::default();
     let mut order = StopOrder::new(&scope);
     for name in scope.order.iter().rev() {
         let gates = order.gates(name);
         let mut stops = Vec::new();
-        for container in machine.replicas(name).iter().filter(|c| is_active(c)) {
+        let replicas = machine.replicas(name).iter();
+        for container in replicas.filter(|c| chosen.contains(name) && is_active(c)) {
             let action = Action::StopContainer {
                 service: (*name).to_owned(),
                 container: container.name.clone(),
@@ -125,12 +128,17 @@ pub fn remove(
     options: &RemoveOptions,
 ) -> Result<Plan, PlanError> {
     let machine = Machine::new(project, observed);
-    let scope = Scope::select(project, &options.services, Follow::Nothing)?;
+    let chosen = Scope::select(project, &options.services, Follow::Nothing)?;
+    let scope = Scope::select(project, &[], Follow::Nothing)?;
     let mut builder = PlanBuilder::default();
     let mut order = StopOrder::new(&scope);
     for name in scope.order.iter().rev() {
         let gates = order.gates(name);
         let mut stops = Vec::new();
+        if !chosen.contains(name) {
+            order.stopped(name, stops);
+            continue;
+        }
         for container in machine.replicas(name).iter().chain(machine.one_offs(name)) {
             let cause = asked(format!("removal of service {name} was asked for"));
             let mut stopped = None;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use petgraph::graph::NodeIndex;
+
 use super::{
     Action, ContainerConfig, Health, MountSource, NetworkConfig, NetworkMode, Observed,
     ObservedContainer, ObservedEndpoint, ObservedMount, ObservedNetwork, ObservedPort,
@@ -386,7 +388,12 @@ impl World {
 
     /// Carries a plan out, one step after the other. Conditions come true when they are awaited.
     pub fn apply(&mut self, plan: &Plan) -> Answer {
-        for node in plan.in_order() {
+        self.apply_in(plan, &plan.in_order())
+    }
+
+    /// The same in an order of the caller's.
+    pub fn apply_in(&mut self, plan: &Plan, order: &[NodeIndex]) -> Answer {
+        for node in order.iter().copied() {
             match &plan.graph[node].action {
                 Action::EnsureImage { reference, .. } => {
                     self.ensure_image(reference)?;
@@ -434,6 +441,21 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// An order that the graph allows, chosen by the numbers given.
+pub(crate) fn some_order(plan: &Plan, choices: &[usize]) -> Vec<NodeIndex> {
+    let mut open: Vec<NodeIndex> = plan.graph.node_indices().collect();
+    let mut order = Vec::with_capacity(open.len());
+    let mut choices = choices.iter().cycle();
+    while !open.is_empty() {
+        let free = |node: &&NodeIndex| plan.before(**node).iter().all(|b| !open.contains(b));
+        let free: Vec<NodeIndex> = open.iter().filter(free).copied().collect();
+        let next = free[choices.next().map_or(0, |c| c % free.len())];
+        open.retain(|node| *node != next);
+        order.push(next);
+    }
+    order
 }
 
 /// The steps, one a line: number, what, and after which numbers.

@@ -1,5 +1,7 @@
 //! Tables: (project, observed) to steps; and the property that plans converge.
 
+mod convert;
+
 use super::testing::*;
 use super::*;
 use crate::compose::Project;
@@ -322,9 +324,7 @@ fn r6_a_changed_volume_is_kept_unless_its_loss_is_agreed_to() {
         .insert("size".into(), "1g".into());
     let plan = up(&project, &world.observed, &options()).unwrap();
     assert_eq!(steps(&plan), "");
-    assert_snapshot!(plan.warnings[0], @r#"
-    volume "demo_data" exists but doesn't match the configuration in the compose file; it is kept with its data, and used as it is
-    "#);
+    assert_snapshot!(plan.warnings[0], @r#"volume "demo_data" exists but doesn't match the configuration in the compose file; it is kept with its data, and used as it is"#);
     let agreed = UpOptions {
         recreate_volumes: true,
         ..options()
@@ -571,6 +571,44 @@ fn down_leaves_what_is_external_foreign_or_in_use() {
 }
 
 #[test]
+fn down_leaves_services_of_inactive_profiles_and_says_so() {
+    let (mut project, world) = upped("web:\ndebug: net=other");
+    project.services.shift_remove("debug");
+    project.disabled_services.push("debug".into());
+    let plan = down(&project, &world.observed, &DownOptions::default()).unwrap();
+    assert!(!steps(&plan).contains("debug"));
+    assert!(
+        plan.warnings[0]
+            .starts_with("containers of services in inactive profiles stay ([demo-debug-1])")
+    );
+}
+
+#[test]
+fn a_checkout_that_takes_over_another_is_told_of() {
+    let (mut project, world) = upped("web:");
+    project.working_dir = "/clone".into();
+    let plan = up(&project, &world.observed, &options()).unwrap();
+    assert!(plan.warnings.is_empty() && plan.is_empty());
+    project.services["web"].tty = true;
+    let plan = up(&project, &world.observed, &options()).unwrap();
+    assert!(plan.warnings[0].contains("with the same name, from /demo, are replaced"));
+}
+
+#[test]
+fn scaling_the_parent_renews_who_shares_its_first_container() {
+    let (mut project, mut world) = upped("db: scale=2\nside: share=db");
+    project.services["db"].scale = Some(1);
+    // The outdated first one goes, and with it the namespace.
+    world
+        .get("demo-db-1")
+        .unwrap()
+        .labels
+        .insert(labels::CONFIG_HASH.into(), "old".into());
+    let text = planned(&project, &world, &options());
+    assert!(text.contains("create 000000000004_demo-side-1"), "{text}");
+}
+
+#[test]
 fn stop_kill_and_remove_touch_what_they_name() {
     let (project, mut world) = upped("web: db\ndb:");
     let all = stop(&project, &world.observed, &StopOptions::default()).unwrap();
@@ -598,6 +636,27 @@ fn stop_kill_and_remove_touch_what_they_name() {
     assert_eq!(
         steps(&removed),
         "1 remove demo-web-1 -v\n2 stop demo-db-1\n3 remove demo-db-1 -v < 2\n"
+    );
+}
+
+#[test]
+fn named_services_stop_in_the_order_of_those_between_them() {
+    let (project, world) = upped("web: api\napi: db\ndb:");
+    let services = vec!["web".to_owned(), "db".to_owned()];
+    let options = StopOptions {
+        services: services.clone(),
+        ..StopOptions::default()
+    };
+    let plan = stop(&project, &world.observed, &options).unwrap();
+    assert_eq!(steps(&plan), "1 stop demo-web-1\n2 stop demo-db-1 < 1\n");
+    let options = DownOptions {
+        services,
+        ..DownOptions::default()
+    };
+    let plan = down(&project, &world.observed, &options).unwrap();
+    assert_eq!(
+        steps(&plan),
+        "1 stop demo-web-1\n2 remove demo-web-1 < 1\n3 stop demo-db-1 < 1\n4 remove demo-db-1 < 3\n"
     );
 }
 
@@ -642,6 +701,49 @@ fn w10_restart_takes_along_who_asks_for_it() {
     };
     let plan = restart(&project, &world.observed, &alone).unwrap();
     assert_eq!(steps(&plan), "1 restart demo-db-1\n");
+}
+
+#[test]
+fn a_run_brings_up_what_it_depends_on_and_leaves_replicas_alone() {
+    let text = "web: db?healthy vol=data:/data scale=2\ndb: check";
+    let project = project(text);
+    let options = RunOptions {
+        service: "web".into(),
+        slug: "0123456789ab".into(),
+        ..RunOptions::default()
+    };
+    let mut world = World::default();
+    let plan = run(&project, &world.observed, &options).unwrap();
+    assert_snapshot!(steps(&plan), @r"
+    1 network+ demo_default
+    2 volume+ demo_data
+    3 image app
+    4 create demo-db-1 < 1 3
+    5 start demo-db-1 < 4
+    6 create demo-web-run-0123456789ab < 1 2 3
+    7 await db ServiceHealthy < 5
+    8 start demo-web-run-0123456789ab < 6 7
+    ");
+    world.apply(&plan).unwrap();
+    world.exit("demo-web-run-0123456789ab", 0).unwrap();
+
+    // The service's own containers come and go without regard to the run, which is no replica.
+    converge(&project, &mut world);
+    assert!(world.find("demo-web-2").is_some());
+    let created = RunOptions {
+        slug: "ba9876543210".into(),
+        start: false,
+        ..options
+    };
+    world.exit("demo-db-1", 0).unwrap();
+    let plan = run(&project, &world.observed, &created).unwrap();
+    assert_eq!(
+        steps(&plan),
+        "1 start demo-db-1\n2 await db ServiceHealthy < 1\n\
+         3 create demo-web-run-ba9876543210 < 2\n"
+    );
+    let unknown = RunOptions::default();
+    assert!(run(&project, &world.observed, &unknown).is_err());
 }
 
 #[test]
@@ -702,6 +804,12 @@ mod converge {
 
     /// Services that depend only on earlier ones, with a bit of everything.
     fn any_project() -> impl Strategy<Value = String> {
+        (any_services(), 0..6usize).prop_map(|(services, shift)| write(&services, shift))
+    }
+
+    type AnyService = (u32, Vec<(usize, usize)>, bool, bool, u8, Option<usize>);
+
+    fn any_services() -> impl Strategy<Value = Vec<AnyService>> {
         let service = (
             0..4u32,
             prop::collection::vec((0..6usize, 0..5usize), 0..3),
@@ -710,30 +818,36 @@ mod converge {
             0..3u8,
             prop::option::of(0..6usize),
         );
-        prop::collection::vec(service, 1..6).prop_map(|services| {
-            let mut text = String::new();
-            for (i, (scale, deps, volume, anonymous, env, share)) in services.iter().enumerate() {
-                text.push_str(&format!("s{i}: check scale={scale} env={env}"));
-                for (dependency, how) in deps.iter().filter(|(d, _)| *d < i) {
-                    let how = ["", "?healthy", "?restart", "?healthy?restart", "?optional"][*how];
-                    text.push_str(&format!(" s{dependency}{how}"));
-                }
-                if *volume {
-                    text.push_str(&format!(" vol=v{}:/v", i % 2));
-                }
-                if *anonymous {
-                    text.push_str(" anon=/a");
-                }
-                match share {
-                    Some(parent) if *parent < i && services[*parent].0 > 0 => {
-                        text.push_str(&format!(" share=s{parent}"));
-                    }
-                    _ => text.push_str(&format!(" net=n{}", i % 2)),
-                }
-                text.push('\n');
+        prop::collection::vec(service, 1..6)
+    }
+
+    fn write(services: &[AnyService], shift: usize) -> String {
+        let mut text = String::new();
+        for (i, (scale, deps, volume, anonymous, env, share)) in services.iter().enumerate() {
+            text.push_str(&format!("s{i}: check scale={scale} env={env}"));
+            for (dependency, how) in deps.iter().filter(|(d, _)| *d < i) {
+                let how = ["", "?healthy", "?restart", "?healthy?restart", "?optional"][*how];
+                text.push_str(&format!(" s{dependency}{how}"));
             }
-            text.trim_end().to_owned()
-        })
+            if *volume {
+                text.push_str(&format!(" vol=v{}:/v", i % 2));
+            }
+            if *anonymous {
+                text.push_str(" anon=/a");
+            }
+            match share {
+                Some(parent) if *parent < i && services[*parent].0 > 0 => {
+                    text.push_str(&format!(" share=s{parent}"));
+                }
+                _ => text.push_str(&format!(" net=n{}", i % 2)),
+            }
+            // Ports that move from one service to another between two projects.
+            if *scale == 1 {
+                text.push_str(&format!(" port={}", 80 + (i + shift) % 6));
+            }
+            text.push('\n');
+        }
+        text.trim_end().to_owned()
     }
 
     /// What may have happened since: a container ended, was removed, or became unhealthy.
@@ -764,6 +878,7 @@ mod converge {
             internal in any::<bool>(),
             harm in prop::collection::vec((0..20usize, 0..5u8), 0..4),
             interrupted_at in 0..40usize,
+            choices in prop::collection::vec(0..100usize, 1..60),
         ) {
             let mut world = World::default();
             converge(&project(&first), &mut world);
@@ -777,12 +892,12 @@ mod converge {
 
             // Stop after some step, as a crash would; then to the end; then nothing is left to do.
             let plan = up(&second, &world.observed, &options).unwrap();
-            let order = plan.in_order();
-            let mut part = plan.clone();
-            part.graph.retain_nodes(|_, n| order.iter().take(interrupted_at).any(|o| *o == n));
-            world.apply(&part).unwrap();
+            // The steps come in any order that the graph allows.
+            let order = some_order(&plan, &choices);
+            let outcome = world.apply_in(&plan, &order[..interrupted_at.min(order.len())]);
+            prop_assert!(outcome.is_ok(), "{outcome:?}\n{}", plan.explain());
             let plan = up(&second, &world.observed, &options).unwrap();
-            let outcome = world.apply(&plan);
+            let outcome = world.apply_in(&plan, &some_order(&plan, &choices));
             prop_assert!(outcome.is_ok(), "{outcome:?}\n{}", plan.explain());
             let again = up(&second, &world.observed, &options).unwrap();
             prop_assert_eq!(steps(&again), "");
@@ -797,7 +912,8 @@ mod converge {
             let down = down(&second, &world.observed, &DownOptions { remove_orphans: true, ..Default::default() }).unwrap();
             let loses = |s: &Step| matches!(s.action, Action::RemoveVolume { .. });
             prop_assert!(!down.graph.node_weights().any(loses));
-            prop_assert!(world.apply(&down).is_ok());
+            let outcome = world.apply_in(&down, &some_order(&down, &choices));
+            prop_assert!(outcome.is_ok(), "{outcome:?}\n{}", down.explain());
             prop_assert!(world.observed.containers.is_empty() && world.observed.networks.is_empty());
         }
     }

@@ -15,7 +15,7 @@ use super::{Backend, Failure, Report, Status, Subject};
 use crate::compose::Project;
 use crate::plan::{
     self, DownOptions, ExecuteOptions, KillOptions, Observed, Plan, PlanError, Reach,
-    RemoveOptions, RestartOptions, StartOptions, StopOptions, UpOptions,
+    RemoveOptions, RestartOptions, RunOptions, StartOptions, StopOptions, UpOptions,
 };
 
 /// Brings the machine to what the project says; returns the number of steps that it took.
@@ -40,10 +40,10 @@ async fn try_up<B: Backend>(
     reports: &Reports,
 ) -> Result<usize, Failure> {
     let run = &options.execute;
-    if !run.plan_only {
-        // A newer image decides about the fate of containers, so it comes before the observation.
-        // It changes no container and does not count as a step.
-        let images = plan::refresh_images(project, options)?;
+    // A newer image decides about the fate of containers, so it comes before the observation. It
+    // changes no container and does not count as a step.
+    let images = plan::refresh_images(project, options)?;
+    if !images.is_empty() {
         carry_out(backend, images, run, reports).await?;
     }
     let observed = backend.observe(&project.name).await?;
@@ -67,6 +67,22 @@ async fn try_up<B: Backend>(
         .await?;
     }
     Ok(n_steps)
+}
+
+/// Makes a one-off container of a service, when what it depends on is ready.
+///
+/// # Errors
+///
+/// What the planner refused, or the failures of the steps.
+pub async fn run<B: Backend>(
+    backend: Arc<B>,
+    project: &Project,
+    options: &RunOptions,
+    reports: Reports,
+) -> Result<usize, Failure> {
+    let make = |observed: &Observed| plan::run(project, observed, options);
+    let result = run_once(&backend, project, make, &options.execute, &reports).await;
+    conclude(result, &reports)
 }
 
 /// Takes the project off the machine.
@@ -253,7 +269,16 @@ async fn check<B: Backend>(
         let (service, containers) = (&target.service, &target.containers);
         wait(&**backend, service, containers, wanted, timeout, tell)
             .await
-            .map_err(|error| error.into_backend_error(service))
+            .map_err(|error| {
+                if let Some(name) = error.container() {
+                    let _ = reports.send(Report::Progress {
+                        subject: Subject::Container(name.to_owned()),
+                        status: Status::Error,
+                        text: error.to_string(),
+                    });
+                }
+                error.into_backend_error(service)
+            })
     });
     try_join_all(waits).await?;
     Ok(())

@@ -470,12 +470,11 @@ impl<B: Backend> Step<B> {
                 Ok(Ended::Done)
             }
             Err(error) => {
-                let error = error.into_backend_error(service);
-                for name in containers.iter().filter(|n| error.message.contains(*n)) {
-                    let subject = Subject::Container(name.clone());
-                    self.tell(subject, Status::Error, &error.message);
+                if let Some(name) = error.container() {
+                    let subject = Subject::Container(name.to_owned());
+                    self.tell(subject, Status::Error, error.to_string());
                 }
-                Err(error)
+                Err(error.into_backend_error(service))
             }
         }
     }

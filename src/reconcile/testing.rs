@@ -114,6 +114,11 @@ impl Memory {
         self.log.lock().unwrap().n_most
     }
 
+    /// How many wait for a change.
+    pub fn n_waiting(&self) -> usize {
+        self.changes.receiver_count()
+    }
+
     pub fn change(&self, container: &str) {
         let found = self.world().find(container).cloned();
         if let Some(ObservedContainer { id, name, .. }) = found {

@@ -281,16 +281,17 @@ async fn all_replicas_have_to_be_healthy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_receiver_that_lags_looks_again() {
-    // The channel holds 16 changes; the noise drives the one that counts out of it.
-    let engine = engine(Memory::new().life("demo-db-1", healthy(1_000)));
-    let text: String = (0..40).map(|i| format!("\ns{i}:")).collect();
-    let project = project(&format!("web: db?healthy\ndb: check{text}"));
+    // The channel holds 16 changes. The one that counts is never sent, so that only the second look
+    // of a receiver that missed something can find it.
+    let engine = engine(Memory::new());
+    let project = project("web: db?healthy\ndb: check\nother:");
     let noisy = Arc::clone(&engine);
     let noise = tokio::spawn(async move {
         sleep(ms(1_000)).await;
-        tokio::task::yield_now().await;
+        let healthy = Some(Health::Healthy);
+        noisy.world().get("demo-db-1").unwrap().health = healthy;
         for _ in 0..100 {
-            noisy.change("demo-s0-1");
+            noisy.change("demo-other-1");
         }
     });
     run_up(&engine, &project, &UpOptions::default())
@@ -423,6 +424,25 @@ async fn dropping_the_command_lets_begun_steps_end_and_begins_no_others() {
     );
     let (result, _) = run_up(&engine, &project, &options).await;
     assert_eq!(result, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_command_ends_its_waits() {
+    let engine = engine(Memory::new());
+    let project = project("web: db?healthy\ndb: check");
+    let (sender, _receiver) = mpsc::unbounded_channel();
+    let options = UpOptions::default();
+    let running = up(Arc::clone(&engine), &project, &options, sender);
+    let watched = async {
+        sleep(ms(100)).await;
+        engine.n_waiting()
+    };
+    tokio::select! {
+        _ = running => panic!("db never becomes healthy"),
+        n_waiting = watched => assert_eq!(n_waiting, 1),
+    }
+    sleep(ms(1)).await;
+    assert_eq!(engine.n_waiting(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,11 @@ pub(super) enum WaitError {
     #[error("container {container} has no healthcheck configured")]
     NoHealthcheck { container: String },
     #[error("service {service:?} didn't complete successfully: exit {code}")]
-    NotCompleted { service: String, code: i32 },
+    NotCompleted {
+        service: String,
+        container: String,
+        code: i32,
+    },
     #[error("application not healthy after {}", duration(*.after))]
     Timeout { after: Duration },
     #[error("the engine stopped telling about containers")]
@@ -51,6 +55,17 @@ pub(super) enum WaitError {
 }
 
 impl WaitError {
+    /// The container at fault, where it is one.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            WaitError::Exited { container, .. }
+            | WaitError::Unhealthy { container }
+            | WaitError::NoHealthcheck { container }
+            | WaitError::NotCompleted { container, .. } => Some(container),
+            WaitError::Timeout { .. } | WaitError::NoMoreEvents | WaitError::Backend(_) => None,
+        }
+    }
+
     /// The form in which it leaves this room, with what to do about it.
     pub fn into_backend_error(self, service: &str) -> BackendError {
         let message = self.to_string();
@@ -105,6 +120,7 @@ fn judge(
             } else {
                 Err(WaitError::NotCompleted {
                     service: service.to_owned(),
+                    container: name(),
                     code,
                 })
             }
