@@ -80,22 +80,13 @@ fn name() -> ProjectName {
 }
 
 fn project(services: &[&str]) -> Project {
-    Project {
-        name: name(),
-        working_dir: "/demo".into(),
-        config_files: Vec::new(),
-        environment_files: Vec::new(),
-        services: services
-            .iter()
-            .map(|s| (s.to_string(), Service::default()))
-            .collect(),
-        disabled_services: Vec::new(),
-        networks: Default::default(),
-        volumes: Default::default(),
-        secrets: Default::default(),
-        configs: Default::default(),
-        locations: Default::default(),
-    }
+    let mut project = Project::new(name());
+    project.working_dir = "/demo".into();
+    project.services = services
+        .iter()
+        .map(|s| (s.to_string(), Service::default()))
+        .collect();
+    project
 }
 
 fn up() -> Verb {

@@ -201,10 +201,12 @@ impl Engine {
             Some(other) => self.container(other)?.view().record.volumes.clone(),
             None => Vec::new(),
         };
-        let volumes = self.volumes_for(config, &image, &inherited)?;
+        let mut config = config.clone();
+        let mut volumes = self.volumes_for(&config, &image, &inherited)?;
+        self.take_volumes_from(&mut config, &mut volumes)?;
         let record = ContainerRecord {
             id: id.clone(),
-            config: config.clone(),
+            config,
             image_id: image.id.to_string(),
             created_at: clock::now(),
             manually_stopped: false,
@@ -228,6 +230,46 @@ impl Engine {
         shared.register(&id, container.watch());
         self.write().insert(id.clone(), container);
         Ok(id)
+    }
+
+    /// `volumes_from`: the mounts of other containers, where nothing of its own is mounted. An
+    /// entry may end in `:ro` or `:rw`.
+    fn take_volumes_from(
+        &self,
+        config: &mut ContainerConfig,
+        volumes: &mut Vec<VolumeMountRecord>,
+    ) -> Result<(), EngineError> {
+        for entry in config.volumes_from.clone() {
+            let (name, read_only) = match entry.rsplit_once(':') {
+                Some((name, "ro")) => (name, true),
+                Some((name, "rw")) => (name, false),
+                _ => (entry.as_str(), false),
+            };
+            let name = name.strip_prefix("container:").unwrap_or(name);
+            let other = self.container(name)?.view();
+            for mount in &other.record.volumes {
+                let taken = config.mounts.iter().any(|own| own.target == mount.target)
+                    || volumes.iter().any(|own| own.target == mount.target);
+                if !taken {
+                    volumes.push(VolumeMountRecord {
+                        // It is the other container's, and goes with that one.
+                        anonymous: false,
+                        read_only: mount.read_only || read_only,
+                        ..mount.clone()
+                    });
+                }
+            }
+            for mount in &other.record.config.mounts {
+                let is_bind = matches!(mount.source, MountSource::Bind { .. });
+                let taken = config.mounts.iter().any(|own| own.target == mount.target);
+                if is_bind && !taken {
+                    let mut mount = mount.clone();
+                    mount.read_only |= read_only;
+                    config.mounts.push(mount);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The volumes of a container: named ones, anonymous ones of its file, and those that its

@@ -73,6 +73,7 @@ impl Case {
                 n_cpus: 4,
                 kernel: (6, 1),
                 thermal_throttle: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
+                max_nofile: 1 << 20,
             },
             seccomp_profile: self.profile,
         })
