@@ -14,7 +14,7 @@
 //! failure: the engine replaces it under a lock of its own.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,6 +28,8 @@ use crate::engine::Roots;
 
 /// The longest explanation that is read from an engine that does not start, in bytes.
 const REASON_BYTES: u64 = 64 << 10;
+/// The engine's word that it serves.
+pub const READY: &[u8] = b"ok\n";
 /// The engine's search path: that of a system service, whoever starts it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -145,18 +147,23 @@ fn spawn(roots: &Roots, log: File) -> std::io::Result<Result<(), Failure>> {
     let mut engine = command.spawn()?;
     let mut word = Vec::new();
     if let Some(pipe) = engine.stdout.take() {
-        // To the end of the pipe: the engine closes it when it has said what it had to say, and its
-        // death closes it, too.
-        pipe.take(REASON_BYTES).read_to_end(&mut word)?;
+        let mut pipe = BufReader::new(pipe.take(REASON_BYTES));
+        pipe.read_until(b'\n', &mut word)?;
+        // After `ok` nothing follows, but the pipe need not end: the engine's own children may hold
+        // it. A reason ends with the engine's death.
+        if word != READY {
+            pipe.read_to_end(&mut word)?;
+        }
     }
-    Ok(judge(&String::from_utf8_lossy(&word)))
+    Ok(judge(&word))
 }
 
 /// The engine's word: `ok`, or a message and `hint: ` lines.
-fn judge(word: &str) -> Result<(), Failure> {
-    if word.lines().next() == Some("ok") {
+fn judge(word: &[u8]) -> Result<(), Failure> {
+    if word == READY {
         return Ok(());
     }
+    let word = String::from_utf8_lossy(word);
     let (hints, message): (Vec<&str>, Vec<&str>) = word
         .lines()
         .filter(|line| !line.trim().is_empty())
@@ -178,8 +185,8 @@ mod tests {
 
     #[test]
     fn the_engines_own_words_are_passed_on() {
-        assert_eq!(judge("ok\n"), Ok(()));
-        let failure = judge("another engine holds /run/wharf\nhint: stop it first\n").unwrap_err();
+        assert_eq!(judge(b"ok\n"), Ok(()));
+        let failure = judge(b"another engine holds /run/wharf\nhint: stop it first\n").unwrap_err();
         assert_eq!(
             failure.lines(),
             [
@@ -187,7 +194,7 @@ mod tests {
                 "hint: stop it first"
             ]
         );
-        assert!(judge("").unwrap_err().error.contains("before it was ready"));
+        assert!(judge(b"").unwrap_err().error.contains("before it was ready"));
     }
 
     #[test]

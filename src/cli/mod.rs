@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use engine::Boot;
+pub use engine::{Boot, no_engine};
 use globals::{Context, Globals};
 use output::{Ansi, Failure, Output};
 
@@ -91,9 +91,9 @@ pub fn main(boot: impl FnOnce(Boot) -> ExitCode) -> ExitCode {
         Err(failure) => return ended(Output { ansi: Ansi::Auto }, Err(failure)),
     };
     if let Command::Engine(engine) = &cli.command
-        && engine.is_run()
+        && let Some(announce) = engine.run_flag()
     {
-        return match Boot::prepare(&context) {
+        return match Boot::prepare(&context, announce) {
             Ok(prepared) => boot(prepared),
             Err(failure) => ended(context.output, Err(failure)),
         };

@@ -16,7 +16,7 @@ pub use colors::{Ansi, Palette};
 pub use escape::visible;
 pub use failure::{Failure, Kind, chain};
 pub use log_lines::{LogLines, LogStyle};
-pub use progress::{Progress, ProgressMode};
+pub use progress::{Progress, ProgressMode, TICK};
 pub use table::Table;
 
 /// Where a command's output goes.
