@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use super::cause::locate;
 use super::files;
 use super::graph::parent_service;
+use super::machine::{Machine, known_name};
 use super::{
     ContainerConfig, EndpointConfig, MountConfig, MountSource, NamespaceMode, NetworkConfig,
-    NetworkMode, PlanError, VolumeConfig, labels,
+    NetworkMode, Observed, ObservedContainer, PlanError, VolumeConfig, labels,
 };
 use crate::compose::{Mount, MountKind, Network, Project, Service, Volume};
 
@@ -71,6 +72,19 @@ pub fn lasting_name(temporary: &str) -> Option<&str> {
     let (id, name) = temporary.split_once('_')?;
     let is_id = id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit());
     (is_id && !name.is_empty()).then_some(name)
+}
+
+/// The names that a command which makes one container more (`run`) needs to resolve references.
+pub fn container_names<'a>(project: &'a Project, observed: &Observed) -> ContainerNames<'a> {
+    let machine = Machine::new(project, observed);
+    let name = |c: &&ObservedContainer| known_name(c).to_owned();
+    let services = project.services.keys();
+    services
+        .map(|service| {
+            let names = machine.replicas(service).iter().map(name).collect();
+            (service.as_str(), names)
+        })
+        .collect()
 }
 
 /// The whole configuration of one container.

@@ -48,12 +48,26 @@ pub(super) struct ServiceDiff<'a> {
     pub leftovers: Vec<&'a ObservedContainer>,
 }
 
-impl ServiceDiff<'_> {
+impl<'a> ServiceDiff<'a> {
     /// Whether those who share a namespace with its first container must follow.
     pub fn first_is_new(&self) -> bool {
-        self.replicas
-            .first()
-            .is_some_and(|r| matches!(r.fate, Fate::Create | Fate::Replace(_) | Fate::Remake(_)))
+        self.replicas.first().is_some_and(|first| {
+            let is_new = matches!(
+                first.fate,
+                Fate::Create | Fate::Replace(_) | Fate::Remake(_)
+            );
+            // The container that was the first may be among those that go.
+            is_new || self.surplus.iter().any(|c| number(c) < first.number)
+        })
+    }
+
+    /// Containers that go before new ones are made, with the reason.
+    pub fn remade(&self) -> Vec<(&'a ObservedContainer, Verdict)> {
+        let remade = self.replicas.iter().filter_map(|r| match (&r.fate, r.old) {
+            (Fate::Remake(verdict), Some(old)) => Some((old, verdict.clone())),
+            _ => None,
+        });
+        remade.collect()
     }
 
     /// Whether a container that ran is taken away from those who depend on it.

@@ -53,48 +53,46 @@ pub fn down(
         }
         order.stopped(name, stops);
     }
-    let all = options.services.is_empty();
-    let mut strangers: Vec<(&ObservedContainer, &str)> = Vec::new();
-    if all {
-        for disabled in &project.disabled_services {
-            let containers = machine
-                .replicas(disabled)
-                .iter()
-                .chain(machine.one_offs(disabled));
-            strangers.extend(containers.map(|c| (*c, "the project is taken down")));
-        }
+    if options.services.is_empty() {
+        warn_of_disabled(project, &machine, &mut builder);
         let orphans = machine.orphans(project);
         let orphans: Vec<_> = orphans
             .into_iter()
             .filter(|o| !removals.contains_key(o.name.as_str()))
             .collect();
         if options.remove_orphans {
-            let reason = "its service is not in the file";
-            strangers.extend(orphans.into_iter().map(|c| (c, reason)));
+            for orphan in orphans {
+                let service = orphan.label(labels::SERVICE);
+                let cause = asked(format!("service {service} is not in the file"));
+                let (_, removed) =
+                    stop_and_remove(&mut builder, orphan, service, options, &cause, &[]);
+                removals.insert(&orphan.name, removed);
+            }
         } else if !orphans.is_empty() && !options.ignore_orphans {
             builder.warn(orphan_warning(&orphans));
         }
-    }
-    for (container, reason) in strangers {
-        if removals.contains_key(container.name.as_str()) {
-            continue;
-        }
-        let service = container.label(labels::SERVICE);
-        let (_, removed) = stop_and_remove(
-            &mut builder,
-            container,
-            service,
-            options,
-            &asked(reason),
-            &[],
-        );
-        removals.insert(&container.name, removed);
     }
     remove_networks(project, &machine, options, &scope, &removals, &mut builder);
     if options.volumes {
         remove_volumes(project, &machine, options, &scope, &removals, &mut builder);
     }
     Ok(builder.finish())
+}
+
+/// Services of inactive profiles stay, as in Compose; without a word that surprises everybody.
+fn warn_of_disabled(project: &Project, machine: &Machine<'_>, builder: &mut PlanBuilder) {
+    let disabled = project.disabled_services.iter();
+    let names: Vec<&str> = disabled
+        .flat_map(|service| machine.replicas(service))
+        .map(|c| c.name.as_str())
+        .collect();
+    if !names.is_empty() {
+        builder.warn(format!(
+            "containers of services in inactive profiles stay ([{}]); name the profile with \
+             --profile to take them down, too",
+            names.join(" ")
+        ));
+    }
 }
 
 fn stop_and_remove(

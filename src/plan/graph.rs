@@ -139,7 +139,13 @@ impl<'a> Scope<'a> {
             within.insert(name, kept);
         }
         let order = toposort(&graph, None).map_err(|cycle| {
-            let path = cycle_path(&within, graph[cycle.node_id()]);
+            let mut path = cycle_path(&within, graph[cycle.node_id()]);
+            // Told from the service that stands first in the file, where a reader begins.
+            path.pop();
+            let first = |name: &String| project.services.get_index_of(name);
+            let start = (0..path.len()).min_by_key(|i| first(&path[*i]));
+            path.rotate_left(start.unwrap_or(0));
+            path.push(path[0].clone());
             let location = locate(project, &format!("services.{}.depends_on", path[0]));
             PlanError::Cycle { path, location }
         })?;
@@ -242,7 +248,7 @@ mod tests {
     fn a_cycle_is_told_with_its_path() {
         assert_eq!(
             order("a: b\nb: c\nc: a\nd: a", &[], Follow::Dependencies),
-            "dependency cycle detected: b -> c -> a -> b"
+            "dependency cycle detected: a -> b -> c -> a"
         );
         assert_eq!(
             order("a: a", &[], Follow::Dependencies),

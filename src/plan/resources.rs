@@ -213,6 +213,9 @@ fn holders(
             .find(|c| c.name == *user)
             .ok_or_else(|| user.clone())?;
         let service = container.label(labels::SERVICE);
+        if options.remove_orphans && machine.orphans(project).iter().any(|o| o.name == *user) {
+            continue;
+        }
         if is_one_off(container) || !machine.replicas(service).iter().any(|c| c.name == *user) {
             return Err(user.clone());
         }

@@ -1,7 +1,6 @@
 //! The plans of `start` and `restart`: existing containers only, dependencies first.
 
 use std::collections::{BTreeSet, HashMap};
-
 use std::mem::{Discriminant, discriminant};
 
 use petgraph::graph::NodeIndex;
