@@ -46,7 +46,10 @@ fn cases() -> Vec<Case> {
 fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let input = root().join("input");
     let directory = input.join(&case.name);
-    let directory = directory.parent().expect("a case is below the root").to_owned();
+    let directory = directory
+        .parent()
+        .expect("a case is below the root")
+        .to_owned();
     let environment = BTreeMap::from([
         ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
         ("HOME".to_owned(), "/home/u".to_owned()),
@@ -58,7 +61,10 @@ fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let loaded = compose::load(&options, &HostFiles);
     let Some(project) = &loaded.project else {
         let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-        return Err(errors.map(|d| d.message.clone()).collect::<Vec<_>>().join("; "));
+        return Err(errors
+            .map(|d| d.message.clone())
+            .collect::<Vec<_>>()
+            .join("; "));
     };
     let text = compose::print::to_yaml(
         project,

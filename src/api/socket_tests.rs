@@ -80,22 +80,12 @@ fn name() -> ProjectName {
 }
 
 fn project(services: &[&str]) -> Project {
-    Project {
-        name: name(),
-        working_dir: "/demo".into(),
-        config_files: Vec::new(),
-        environment_files: Vec::new(),
-        services: services
-            .iter()
-            .map(|s| (s.to_string(), Service::default()))
-            .collect(),
-        disabled_services: Vec::new(),
-        networks: Default::default(),
-        volumes: Default::default(),
-        secrets: Default::default(),
-        configs: Default::default(),
-        locations: Default::default(),
-    }
+    let mut project = Project::new(name());
+    project.services = services
+        .iter()
+        .map(|s| (s.to_string(), Service::default()))
+        .collect();
+    project
 }
 
 fn up() -> Verb {
@@ -230,10 +220,7 @@ async fn an_oversized_body_is_refused_unread() {
     let answer = served
         .raw("POST /wharf/v1/projects/demo/up HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\nConnection: close\r\n\r\n")
         .await;
-    assert!(
-        answer.starts_with("HTTP/1.1 400"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
 
 fn records(frames: &[LogFrame]) -> Vec<(u16, OutputStream, u64, &[u8])> {

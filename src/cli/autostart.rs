@@ -51,13 +51,21 @@ pub fn connect(context: &Context) -> Result<UnixStream, Failure> {
 pub fn dial(socket: &Path) -> Result<Option<UnixStream>, Failure> {
     match UnixStream::connect(socket) {
         Ok(stream) => Ok(Some(stream)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
             Ok(None)
         }
         Err(error) => {
             let failure = Failure::new(
                 Kind::Engine,
-                format!("cannot connect to the engine at {}: {error}", socket.display()),
+                format!(
+                    "cannot connect to the engine at {}: {error}",
+                    socket.display()
+                ),
             );
             Err(match error.kind() {
                 ErrorKind::PermissionDenied => {
@@ -73,7 +81,10 @@ fn start(roots: &Roots) -> Result<UnixStream, Failure> {
     let doing = |what: &str, path: &Path, error: &std::io::Error| {
         let failure = Failure::new(
             Kind::Engine,
-            format!("cannot start the engine: {what} {}: {error}", path.display()),
+            format!(
+                "cannot start the engine: {what} {}: {error}",
+                path.display()
+            ),
         );
         match error.kind() {
             ErrorKind::PermissionDenied => failure.hint("run it as root, for instance with sudo"),
@@ -112,7 +123,8 @@ fn start(roots: &Roots) -> Result<UnixStream, Failure> {
         .mode(0o600)
         .open(&log_path)
         .map_err(|error| doing("cannot open", &log_path, &error))?;
-    spawn(roots, log).map_err(|error| doing("cannot run", Path::new("/proc/self/exe"), &error))??;
+    spawn(roots, log)
+        .map_err(|error| doing("cannot run", Path::new("/proc/self/exe"), &error))??;
     dial(&roots.socket)?.ok_or_else(|| {
         Failure::new(Kind::Engine, "the engine started, but does not answer")
             .hint("`wharf engine logs` shows what it said")
@@ -137,8 +149,12 @@ fn spawn(roots: &Roots, log: File) -> std::io::Result<Result<(), Failure>> {
         .stderr(log);
     for (name, value) in std::env::vars_os() {
         let kept = name.to_str().is_some_and(|name| {
-            (name.starts_with("WHARF_") && !matches!(name, "WHARF_HOST" | "WHARF_DATA_ROOT" | "WHARF_RUN_ROOT"))
-                || matches!(name, "HOME" | "XDG_RUNTIME_DIR" | "XDG_DATA_HOME" | "RUST_BACKTRACE")
+            (name.starts_with("WHARF_")
+                && !matches!(name, "WHARF_HOST" | "WHARF_DATA_ROOT" | "WHARF_RUN_ROOT"))
+                || matches!(
+                    name,
+                    "HOME" | "XDG_RUNTIME_DIR" | "XDG_DATA_HOME" | "RUST_BACKTRACE"
+                )
         });
         if kept {
             command.env(name, value);
@@ -169,13 +185,18 @@ fn judge(word: &[u8]) -> Result<(), Failure> {
         .filter(|line| !line.trim().is_empty())
         .partition(|line| line.starts_with("hint: "));
     if message.is_empty() {
-        return Err(Failure::new(Kind::Engine, "the engine ended before it was ready")
-            .hint("`wharf engine logs` shows what it said"));
+        return Err(
+            Failure::new(Kind::Engine, "the engine ended before it was ready")
+                .hint("`wharf engine logs` shows what it said"),
+        );
     }
     let message = message.join("; ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     let mut failure = Failure::new(Kind::Engine, format!("cannot start the engine: {message}"));
-    failure.hints = hints.iter().map(|hint| hint["hint: ".len()..].to_owned()).collect();
+    failure.hints = hints
+        .iter()
+        .map(|hint| hint["hint: ".len()..].to_owned())
+        .collect();
     Err(failure)
 }
 
@@ -194,7 +215,12 @@ mod tests {
                 "hint: stop it first"
             ]
         );
-        assert!(judge(b"").unwrap_err().error.contains("before it was ready"));
+        assert!(
+            judge(b"")
+                .unwrap_err()
+                .error
+                .contains("before it was ready")
+        );
     }
 
     #[test]

@@ -14,10 +14,7 @@ use crate::compose::ProjectName;
 use crate::reconcile::Report;
 
 /// Connects, starting the engine if need be, and runs the command's own part on one thread.
-pub fn with_engine<T, F>(
-    context: &Context,
-    command: impl FnOnce(Client) -> F,
-) -> Result<T, Failure>
+pub fn with_engine<T, F>(context: &Context, command: impl FnOnce(Client) -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
@@ -72,7 +69,7 @@ impl Interrupts {
 /// How a stream of reports ended.
 #[derive(Debug)]
 pub enum Ended {
-    Done { n_steps: usize },
+    Done,
     /// The engine's reason, and what it left behind.
     Failed(Failure),
     Interrupted,
@@ -96,7 +93,7 @@ pub async fn show(
             () = interrupts.next() => break Ended::Interrupted,
         };
         match report {
-            Some(Ok(Report::Done { n_steps })) => break Ended::Done { n_steps },
+            Some(Ok(Report::Done { .. })) => break Ended::Done,
             Some(Ok(Report::Failed { error, kept })) => {
                 let mut failure = Failure::from(error);
                 if !kept.is_empty() {
@@ -116,7 +113,10 @@ pub async fn show(
             }
             None => {
                 progress.finish();
-                return Err(ClientError::Gone { call: "the command" }.into());
+                return Err(ClientError::Gone {
+                    call: "the command",
+                }
+                .into());
             }
         }
     };
@@ -132,7 +132,7 @@ pub fn run(context: &Context, selected: Selected, verb: Verb) -> Result<(), Fail
         let Selected { name, project } = selected;
         let mut reports = client.command(&name, project, &verb).await?;
         match show(context, &mut reports, &mut interrupts).await? {
-            Ended::Done { .. } => Ok(()),
+            Ended::Done => Ok(()),
             Ended::Failed(failure) => Err(failure),
             Ended::Interrupted => {
                 give_up(context, &client, &name).await?;
@@ -149,7 +149,9 @@ pub async fn give_up(
     name: &ProjectName,
 ) -> Result<(), Failure> {
     if client.cancel(name).await? {
-        context.output.note("interrupted: what was made so far is still there, see `wharf ps -a`");
+        context
+            .output
+            .note("interrupted: what was made so far is still there, see `wharf ps -a`");
     }
     Ok(())
 }

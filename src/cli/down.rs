@@ -61,7 +61,10 @@ impl Down {
                 Rmi::All => RemoveImages::All,
                 Rmi::Local => RemoveImages::Local,
             }),
-            execute: ExecuteOptions { parallel_limit, ..ExecuteOptions::default() },
+            execute: ExecuteOptions {
+                parallel_limit,
+                ..ExecuteOptions::default()
+            },
         }
     }
 }

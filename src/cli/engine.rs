@@ -19,10 +19,13 @@ use crate::engine::Roots;
 /// The engine owns all containers. It starts with the first command that needs it, and containers
 /// survive its end, so there is seldom a reason to call these.
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true, after_help = "Examples:\n  \
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
     wharf engine status     whether it runs, and what this kernel gives it\n  \
     wharf engine stop       end it; containers run on and are adopted by the next\n  \
-    wharf engine logs       what it had to say")]
+    wharf engine logs       what it had to say"
+)]
 pub struct Engine {
     #[command(subcommand)]
     command: EngineCommand,
@@ -78,14 +81,17 @@ impl Boot {
         // Fails only for a leader of a process group, who has no terminal to lose here: the spawn
         // in `autostart` makes none.
         _ = rustix::process::setsid();
-        let failed = |errno: rustix::io::Errno| {
-            Failure::system("cannot set up the engine's output", &errno.into())
-        };
+        let failed =
+            |error: std::io::Error| Failure::system("cannot set up the engine's output", &error);
         let stdout = std::io::stdout();
-        let ready = rustix::io::fcntl_dupfd_cloexec(stdout, 3).map_err(failed)?;
+        let ready =
+            rustix::io::fcntl_dupfd_cloexec(stdout, 3).map_err(|errno| failed(errno.into()))?;
         // From here on stdout is the log, like stderr.
-        nix::unistd::dup2_stdout(std::io::stderr()).map_err(failed)?;
-        Ok(Boot { roots, ready: Some(ready) })
+        nix::unistd::dup2_stdout(std::io::stderr()).map_err(|errno| failed(errno.into()))?;
+        Ok(Boot {
+            roots,
+            ready: Some(ready),
+        })
     }
 }
 
@@ -112,7 +118,9 @@ impl Engine {
 
 fn start(context: &Context) -> Result<(), Failure> {
     let status = with_engine(context, async |client| Ok(client.status().await?))?;
-    context.output.line(&format!("engine runs as process {}", status.pid))
+    context
+        .output
+        .line(&format!("engine runs as process {}", status.pid))
 }
 
 /// Runs with a connection to an engine that is there; none is started.
@@ -137,10 +145,15 @@ fn stop(context: &Context, containers: bool) -> Result<(), Failure> {
         return context.output.line("the engine does not run");
     };
     // Its end is the end of its process; the identity cannot be reused while the handle is open.
-    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)
+    if let Some(pid) = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
         && let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
     {
-        let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+        let mut wait = [rustix::event::PollFd::new(
+            &process,
+            rustix::event::PollFlags::IN,
+        )];
         while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut wait, None) {}
     }
     context.output.line("the engine has ended")
@@ -183,15 +196,21 @@ fn logs(context: &Context, tail: usize) -> Result<(), Failure> {
     const LINE_BYTES: u64 = 4096;
     let path = context.roots.run.join("engine.log");
     let mut file = File::open(&path).map_err(|error| {
-        Failure::new(Kind::System, format!("cannot open {}: {error}", path.display()))
-            .hint("an engine that was started by hand or by systemd logs to where its stderr goes")
+        Failure::new(
+            Kind::System,
+            format!("cannot open {}: {error}", path.display()),
+        )
+        .hint("an engine that was started by hand or by systemd logs to where its stderr goes")
     })?;
     let failed = |error| Failure::system("cannot read the engine's log", &error);
     let length = file.metadata().map_err(failed)?.len();
     let start = length.saturating_sub((tail as u64).saturating_mul(LINE_BYTES));
     file.seek(SeekFrom::Start(start)).map_err(failed)?;
     let mut lines = std::collections::VecDeque::new();
-    for line in BufReader::new(file).split(b'\n').skip(usize::from(start > 0)) {
+    for line in BufReader::new(file)
+        .split(b'\n')
+        .skip(usize::from(start > 0))
+    {
         lines.push_back(line.map_err(failed)?);
         if lines.len() > tail {
             lines.pop_front();

@@ -6,9 +6,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::command::{nothing_runs, with_engine};
 use super::globals::Context;
 use super::output::{Failure, Kind};
+use super::project;
 use super::ps::service_of;
 use super::terminal::{self, RawMode, stdin_chunks};
-use super::project;
 use crate::api::client::{Client, ExecEvent, ExecInput, ExecOutput};
 use crate::api::wire::exec::ExecConfig;
 use crate::compose::ProjectName;
@@ -29,7 +29,12 @@ pub struct Exec {
     #[arg(value_name = "SERVICE")]
     pub service: String,
     /// Command and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub command: Vec<String>,
     /// Run it in the background and return at once
     #[arg(short = 'd', long)]
@@ -114,7 +119,10 @@ async fn find(
     index: u32,
 ) -> Result<ObservedContainer, Failure> {
     let number = |container: &ObservedContainer| {
-        container.label("com.docker.compose.container-number").parse::<u32>().unwrap_or(u32::MAX)
+        container
+            .label("com.docker.compose.container-number")
+            .parse::<u32>()
+            .unwrap_or(u32::MAX)
     };
     let containers = client.containers(Some(project), false).await?;
     let found = containers

@@ -57,7 +57,10 @@ fn tail(text: &str) -> Result<Tail, String> {
         "all" => Ok(None),
         // Docker takes any negative number for all.
         _ if text.starts_with('-') && text[1..].parse::<u64>().is_ok() => Ok(None),
-        _ => text.parse().map(Some).map_err(|_| "expected a number or `all`".to_owned()),
+        _ => text
+            .parse()
+            .map(Some)
+            .map_err(|_| "expected a number or `all`".to_owned()),
     }
 }
 
@@ -85,8 +88,11 @@ impl Logs {
                         c.label("com.docker.compose.service") == service
                     };
                     if !containers.iter().any(has) {
-                        return Err(Failure::new(Kind::Engine, format!("no such service: {service}"))
-                            .hint("`wharf ps -a` lists the containers of this project"));
+                        return Err(Failure::new(
+                            Kind::Engine,
+                            format!("no such service: {service}"),
+                        )
+                        .hint("`wharf ps -a` lists the containers of this project"));
                     }
                 }
             }

@@ -32,8 +32,9 @@ pub struct Ls {
 
 impl Ls {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
-        let containers =
-            with_engine(context, async |client| Ok(client.containers(None, true).await?))?;
+        let containers = with_engine(context, async |client| {
+            Ok(client.containers(None, true).await?)
+        })?;
         context.output.out(self.render(&containers)?.as_bytes())
     }
 
@@ -81,6 +82,9 @@ fn states(containers: &[&ObservedContainer]) -> String {
     for container in containers {
         *counts.entry(container.phase.as_str()).or_default() += 1;
     }
-    let counts: Vec<String> = counts.iter().map(|(state, n)| format!("{state}({n})")).collect();
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(state, n)| format!("{state}({n})"))
+        .collect();
     counts.join(", ")
 }

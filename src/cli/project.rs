@@ -62,16 +62,22 @@ pub fn load(context: &Context, services: &[String]) -> Result<Project, Failure> 
 }
 
 fn has_no_file(diagnostics: &[Diagnostic]) -> bool {
-    diagnostics.iter().any(|diagnostic| diagnostic.code == "no-file")
+    diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.code == "no-file")
 }
 
 /// The project with its files, or by its name alone where a name is given and no file is there.
 pub fn select(context: &Context, services: &[String]) -> Result<Selected, Failure> {
     match load(context, services) {
-        Ok(project) => Ok(Selected { name: project.name.clone(), project: Some(project) }),
-        Err(failure) if failure.kind == Kind::NoFile && is_named(context) => {
-            Ok(Selected { name: name(context)?, project: None })
-        }
+        Ok(project) => Ok(Selected {
+            name: project.name.clone(),
+            project: Some(project),
+        }),
+        Err(failure) if failure.kind == Kind::NoFile && is_named(context) => Ok(Selected {
+            name: name(context)?,
+            project: None,
+        }),
         Err(failure) => Err(failure),
     }
 }

@@ -85,7 +85,11 @@ impl State {
 impl Ps {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         // The file is only needed to tell orphans, or where it alone knows the name.
-        let project = if self.orphans { None } else { Some(project::load(context, &[])?) };
+        let project = if self.orphans {
+            None
+        } else {
+            Some(project::load(context, &[])?)
+        };
         let name = match &project {
             Some(project) => project.name.clone(),
             None => project::name(context)?,
@@ -99,18 +103,25 @@ impl Ps {
             let is_known = containers.iter().any(|c| service_of(c) == service)
                 || project::load(context, &[]).is_ok_and(|p| p.services.contains_key(service));
             if !is_known {
-                return Err(Failure::new(Kind::Engine, format!("no such service: {service}")));
+                return Err(Failure::new(
+                    Kind::Engine,
+                    format!("no such service: {service}"),
+                ));
             }
         }
         containers.retain(|container| {
             let service = service_of(container);
             (self.services.is_empty() || self.services.iter().any(|wanted| wanted == service))
                 && (states.is_empty() || states.iter().any(|state| state.matches(container)))
-                && project.as_ref().is_none_or(|p| p.services.contains_key(service))
+                && project
+                    .as_ref()
+                    .is_none_or(|p| p.services.contains_key(service))
                 && (self.all || container.label("com.docker.compose.oneoff") != "True")
         });
         containers.sort_by(|a, b| a.name.cmp(&b.name));
-        context.output.out(self.render(&containers, now_ns()).as_bytes())
+        context
+            .output
+            .out(self.render(&containers, now_ns()).as_bytes())
     }
 
     fn render(&self, containers: &[ObservedContainer], now_ns: u64) -> String {
@@ -119,7 +130,10 @@ impl Ps {
             return lines(containers.iter().map(|c| c.id.clone()).collect());
         }
         if self.service_names {
-            let mut names: Vec<String> = containers.iter().map(|c| service_of(c).to_owned()).collect();
+            let mut names: Vec<String> = containers
+                .iter()
+                .map(|c| service_of(c).to_owned())
+                .collect();
             names.sort();
             names.dedup();
             return lines(names);
@@ -131,7 +145,9 @@ impl Ps {
     }
 
     fn table(&self, containers: &[ObservedContainer], now_ns: u64) -> Table {
-        let head = ["NAME", "IMAGE", "COMMAND", "SERVICE", "CREATED", "STATUS", "PORTS"];
+        let head = [
+            "NAME", "IMAGE", "COMMAND", "SERVICE", "CREATED", "STATUS", "PORTS",
+        ];
         let mut table = Table::new(&head);
         for container in containers {
             table.row([
@@ -207,9 +223,21 @@ fn port_range(first: &ObservedPort, n: u16) -> String {
 
 /// A row with Compose's keys.
 fn row_json(container: &ObservedContainer, now_ns: u64) -> String {
-    let labels: Vec<String> = container.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    let networks: Vec<&str> = container.networks.iter().map(|e| e.network.as_str()).collect();
-    let mounts: Vec<&str> = container.volumes.iter().map(|m| m.volume.as_str()).collect();
+    let labels: Vec<String> = container
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let networks: Vec<&str> = container
+        .networks
+        .iter()
+        .map(|e| e.network.as_str())
+        .collect();
+    let mounts: Vec<&str> = container
+        .volumes
+        .iter()
+        .map(|m| m.volume.as_str())
+        .collect();
     let publishers: Vec<_> = container
         .ports
         .iter()
@@ -302,7 +330,9 @@ mod tests {
     fn ps(arguments: &[&str]) -> Ps {
         use clap::FromArgMatches;
         let command = Ps::augment_args(clap::Command::new("ps"));
-        let matches = command.try_get_matches_from(["ps"].iter().chain(arguments)).unwrap();
+        let matches = command
+            .try_get_matches_from(["ps"].iter().chain(arguments))
+            .unwrap();
         Ps::from_arg_matches(&matches).unwrap()
     }
 
@@ -330,7 +360,15 @@ mod tests {
     fn the_other_shapes() {
         let containers = containers();
         assert_eq!(ps(&["--services"]).render(&containers, NOW), "job\nweb\n");
-        assert_eq!(ps(&["-q"]).render(&containers, NOW).lines().next().unwrap().len(), 64);
+        assert_eq!(
+            ps(&["-q"])
+                .render(&containers, NOW)
+                .lines()
+                .next()
+                .unwrap()
+                .len(),
+            64
+        );
         let json = ps(&["--format", "json"]).render(&containers, NOW);
         let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
         assert_eq!(first["Health"], "healthy");

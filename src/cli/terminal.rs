@@ -59,7 +59,10 @@ pub fn stdin_chunks() -> mpsc::Receiver<Bytes> {
             match stdin.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(n) => {
-                    if sender.blocking_send(Bytes::copy_from_slice(&buffer[..n])).is_err() {
+                    if sender
+                        .blocking_send(Bytes::copy_from_slice(&buffer[..n]))
+                        .is_err()
+                    {
                         return;
                     }
                 }

@@ -72,7 +72,12 @@ pub struct Up {
     #[arg(long)]
     pub no_start: bool,
     /// When to fetch images: always, missing, never
-    #[arg(long, value_name = "POLICY", default_value = "policy", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "policy",
+        hide_default_value = true
+    )]
     pub pull: String,
     /// Do not show how images are fetched
     #[arg(long)]
@@ -82,7 +87,12 @@ pub struct Up {
     pub yes: bool,
 
     /// Show the output of this service only; repeat for several
-    #[arg(long, value_name = "SERVICE", conflicts_with = "detach", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        conflicts_with = "detach",
+        help_heading = "Output"
+    )]
     pub attach: Vec<String>,
     /// Do not show the output of this service; repeat for several
     #[arg(long, value_name = "SERVICE", help_heading = "Output")]
@@ -107,7 +117,12 @@ pub struct Up {
     #[arg(long, conflicts_with_all = ["detach", "abort_on_container_exit"], help_heading = "End")]
     pub abort_on_container_failure: bool,
     /// End with the exit code of this service; implies --abort-on-container-exit
-    #[arg(long, value_name = "SERVICE", conflicts_with = "detach", help_heading = "End")]
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        conflicts_with = "detach",
+        help_heading = "End"
+    )]
     pub exit_code_from: Option<String>,
 }
 
@@ -125,13 +140,25 @@ impl Up {
         for (service, _) in &self.scale {
             check_service(&project, service)?;
         }
-        for service in self.attach.iter().chain(&self.no_attach).chain(&self.exit_code_from) {
+        for service in self
+            .attach
+            .iter()
+            .chain(&self.no_attach)
+            .chain(&self.exit_code_from)
+        {
             check_service(&project, service)?;
         }
         let options = self.options(context.globals.parallel_limit());
         if self.detach || self.wait || self.no_start || self.plan {
             let name = project.name.clone();
-            return command::run(context, Selected { name, project: Some(project) }, Verb::Up(options));
+            return command::run(
+                context,
+                Selected {
+                    name,
+                    project: Some(project),
+                },
+                Verb::Up(options),
+            );
         }
         let services = attached::services(&self, &project);
         let name = project.name.clone();
@@ -140,21 +167,28 @@ impl Up {
             // news of one that runs already.
             let since = now_ns();
             let mut interrupts = Interrupts::new()?;
-            let mut reports = client.command(&name, Some(project), &Verb::Up(options)).await?;
+            let mut reports = client
+                .command(&name, Some(project), &Verb::Up(options))
+                .await?;
             match command::show(context, &mut reports, &mut interrupts).await? {
-                Ended::Done { .. } => (),
+                Ended::Done => (),
                 Ended::Failed(failure) => {
                     attached::last_words(context, &client, &name, since).await;
                     return Err(failure);
                 }
                 Ended::Interrupted => {
-                    context.output.note("Gracefully stopping... (press Ctrl+C again to force)");
+                    context
+                        .output
+                        .note("Gracefully stopping... (press Ctrl+C again to force)");
                     client.cancel(&name).await?;
-                    let options = StopOptions { timeout: self.timeout, ..StopOptions::default() };
+                    let options = StopOptions {
+                        timeout: self.timeout,
+                        ..StopOptions::default()
+                    };
                     let stop = Verb::Stop(options);
                     let mut reports = client.command(&name, None, &stop).await?;
                     match command::show(context, &mut reports, &mut interrupts).await? {
-                        Ended::Done { .. } => return Err(Failure::interrupted()),
+                        Ended::Done => return Err(Failure::interrupted()),
                         Ended::Failed(failure) => return Err(failure),
                         Ended::Interrupted => attached::kill(context, &client, &name).await?,
                     }
@@ -193,7 +227,11 @@ impl Up {
     }
 
     fn ending(&self) -> attached::Ending {
-        match (&self.exit_code_from, self.abort_on_container_exit, self.abort_on_container_failure) {
+        match (
+            &self.exit_code_from,
+            self.abort_on_container_exit,
+            self.abort_on_container_failure,
+        ) {
             (Some(service), _, _) => attached::Ending::ExitCodeFrom(service.clone()),
             (None, true, _) => attached::Ending::FirstExit,
             (None, false, true) => attached::Ending::FirstFailure,
@@ -218,7 +256,10 @@ impl Up {
             start: !self.no_start,
             wait: self.wait,
             wait_timeout: self.wait_timeout,
-            execute: ExecuteOptions { plan_only: self.plan, parallel_limit },
+            execute: ExecuteOptions {
+                plan_only: self.plan,
+                parallel_limit,
+            },
         }
     }
 }
@@ -228,6 +269,8 @@ fn check_service(project: &Project, service: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let known: Vec<&str> = project.services.keys().map(String::as_str).collect();
-    Err(Failure::new(Kind::Engine, format!("no such service: {service}"))
-        .hint(format!("the services are {}", known.join(", "))))
+    Err(
+        Failure::new(Kind::Engine, format!("no such service: {service}"))
+            .hint(format!("the services are {}", known.join(", "))),
+    )
 }

@@ -7,19 +7,7 @@ use crate::compose::{Network, Project, ProjectName, Service, ServiceNetwork, Vol
 /// The services, dependencies, networks and volumes that the labels tell of. Good for `down`,
 /// `stop`, `start`, `ps` and their like; it lacks everything that containers are made from.
 pub fn project_from_labels(name: &ProjectName, observed: &Observed) -> Project {
-    let mut project = Project {
-        name: name.clone(),
-        working_dir: Default::default(),
-        config_files: Vec::new(),
-        environment_files: Vec::new(),
-        services: Default::default(),
-        disabled_services: Vec::new(),
-        networks: Default::default(),
-        volumes: Default::default(),
-        secrets: Default::default(),
-        configs: Default::default(),
-        locations: Default::default(),
-    };
+    let mut project = Project::new(name.clone());
     let is_ours = |labels: &std::collections::BTreeMap<String, String>| {
         labels.get(labels::PROJECT).map(String::as_str) == Some(name.as_str())
     };

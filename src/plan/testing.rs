@@ -16,19 +16,9 @@ use crate::compose::*;
 /// optional…]` or one of `scale= image= net= vol=key:/target anon=/target port= name= share=
 /// env=`; `check` is a health check. Every service is on `default` unless it says otherwise.
 pub(crate) fn project(text: &str) -> Project {
-    let mut project = Project {
-        name: ProjectName::new("demo").unwrap(),
-        working_dir: "/demo".into(),
-        config_files: vec!["/demo/compose.yaml".into()],
-        environment_files: Vec::new(),
-        services: Default::default(),
-        disabled_services: Vec::new(),
-        networks: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        configs: BTreeMap::new(),
-        locations: BTreeMap::new(),
-    };
+    let mut project = Project::new(ProjectName::new("demo").unwrap());
+    project.working_dir = "/demo".into();
+    project.config_files = vec!["/demo/compose.yaml".into()];
     for (i, line) in text.lines().enumerate() {
         let (name, words) = line.split_once(':').unwrap();
         let name = name.trim();

@@ -54,18 +54,36 @@ pub struct Watched<'a> {
 pub fn services(up: &Up, project: &Project) -> Vec<String> {
     let is_quiet = |service: &str| {
         up.no_attach.iter().any(|quiet| quiet == service)
-            || project.services.get(service).is_some_and(|s| s.attach == Some(false))
+            || project
+                .services
+                .get(service)
+                .is_some_and(|s| s.attach == Some(false))
     };
     if !up.attach.is_empty() {
-        return up.attach.iter().filter(|service| !is_quiet(service)).cloned().collect();
+        return up
+            .attach
+            .iter()
+            .filter(|service| !is_quiet(service))
+            .cloned()
+            .collect();
     }
     if !up.services.is_empty() && !up.attach_dependencies {
-        return up.services.iter().filter(|service| !is_quiet(service)).cloned().collect();
+        return up
+            .services
+            .iter()
+            .filter(|service| !is_quiet(service))
+            .cloned()
+            .collect();
     }
     if !project.services.keys().any(|service| is_quiet(service)) {
         return Vec::new();
     }
-    project.services.keys().filter(|service| !is_quiet(service)).cloned().collect()
+    project
+        .services
+        .keys()
+        .filter(|service| !is_quiet(service))
+        .cloned()
+        .collect()
 }
 
 /// What has been asked of the containers.
@@ -97,7 +115,10 @@ pub async fn watch(
     // The code of the container that ended everything, or of the service that was asked for.
     let mut code = 0;
 
-    let stop = Verb::Stop(StopOptions { timeout: watched.timeout, ..StopOptions::default() });
+    let stop = Verb::Stop(StopOptions {
+        timeout: watched.timeout,
+        ..StopOptions::default()
+    });
     loop {
         tokio::select! {
             frame = frames.next() => {
@@ -201,7 +222,9 @@ async fn next(reports: &mut Option<Reports>) -> Option<Result<Report, ClientErro
 /// The stop in front of it is cancelled: it would hold the project until the last grace period.
 async fn begin_kill(client: &Client, name: &ProjectName) -> Result<Reports, Failure> {
     client.cancel(name).await?;
-    Ok(client.command(name, None, &Verb::Kill(KillOptions::default())).await?)
+    Ok(client
+        .command(name, None, &Verb::Kill(KillOptions::default()))
+        .await?)
 }
 
 /// Kills everything, and waits until the engine has done it.
@@ -219,12 +242,16 @@ pub async fn kill(context: &Context, client: &Client, name: &ProjectName) -> Res
 /// It adds to a failure that is reported anyway, so that its own failures are left unsaid.
 pub async fn last_words(context: &Context, client: &Client, name: &ProjectName, since: u64) {
     const N_LINES: usize = 10;
-    let Ok(containers) = client.containers(Some(name), true).await else { return };
+    let Ok(containers) = client.containers(Some(name), true).await else {
+        return;
+    };
     let mut services: Vec<&str> = containers
         .iter()
         .filter(|container| {
-            matches!(container.phase, Phase::Exited | Phase::Dead | Phase::Restarting)
-                && container.exit_code.is_some_and(|code| code != 0)
+            matches!(
+                container.phase,
+                Phase::Exited | Phase::Dead | Phase::Restarting
+            ) && container.exit_code.is_some_and(|code| code != 0)
                 && container.finished_at.is_some_and(|at| at >= since)
         })
         .map(|container| container.label("com.docker.compose.service"))
@@ -240,7 +267,9 @@ pub async fn last_words(context: &Context, client: &Client, name: &ProjectName, 
         services: services.join(","),
         ..LogsQuery::default()
     };
-    let Ok(mut frames) = client.logs(name, &query).await else { return };
+    let Ok(mut frames) = client.logs(name, &query).await else {
+        return;
+    };
     let mut lines = LogLines::new(LogStyle::default(), context.output);
     while let Some(Ok(frame)) = frames.next().await {
         for (_, line) in lines.take(&frame) {
