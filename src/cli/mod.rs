@@ -6,6 +6,7 @@
 mod autostart;
 mod clock;
 mod command;
+pub mod config;
 mod down;
 mod engine;
 mod exec;
@@ -70,6 +71,16 @@ enum Command {
     Start(start::Start),
     Restart(restart::Restart),
     Kill(kill::Kill),
+    #[command(
+        long_about = "Print the project as the files, the environment and the defaults make it\n\n\
+            Merged, interpolated, checked, in canonical form. Needs no engine. Mistakes are shown \
+            with their place, all at once.",
+        after_help = "Examples:\n  \
+            wharf config -q              check only; the exit code tells\n  \
+            wharf config --services      names, dependencies first\n  \
+            wharf config --hash web      what tells whether a container has to be replaced"
+    )]
+    Config(config::ConfigArgs),
     Ls(ls::Ls),
     Version(version::Version),
     Engine(engine::Engine),
@@ -113,9 +124,34 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Start(start) => start.run(context),
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
+        Command::Config(arguments) => print_config(&arguments, context),
         Command::Ls(ls) => ls.run(context),
         Command::Version(version) => version.run(context),
         Command::Engine(engine) => engine.run(context),
+    }
+}
+
+fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(), Failure> {
+    let hash = |project: &crate::compose::Project, service: &str| {
+        project.services.get(service).map(crate::plan::hash::service_hash)
+    };
+    let digest = |reference: &str| {
+        Err(format!("cannot look up the digest of {reference}: no registry is asked yet"))
+    };
+    let lookups = config::Lookups { hash: &hash, digest: &digest };
+    let code = config::run(
+        project::options(context),
+        arguments,
+        &crate::source::files::HostFiles,
+        &lookups,
+        context.output.ansi.stderr().is_on,
+        &mut std::io::stdout().lock(),
+        &mut std::io::stderr().lock(),
+    )
+    .map_err(|error| Failure::system("cannot write", &error))?;
+    match code {
+        0 => Ok(()),
+        code => Err(Failure::exit(code.into())),
     }
 }
 

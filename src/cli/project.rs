@@ -15,7 +15,8 @@ pub struct Selected {
     pub project: Option<Project>,
 }
 
-fn options(context: &Context) -> LoadOptions {
+/// How to load the project that the flags and the environment name.
+pub fn options(context: &Context) -> LoadOptions {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -53,6 +53,8 @@ fn lines_that_compose_accepts_are_accepted() {
         "kill -s HUP --remove-orphans web",
         "version --short",
         "version -f json",
+        "config -q --hash web",
+        "config --services --profiles -o out.yaml",
         "ls -a -q --format json",
         "engine start",
         "engine stop --containers",

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::schema::{self, Object, Shape};
 use super::units;
 use crate::source::interpolate::{self, TemplateError, Variable};
-use crate::source::{Diagnostic, Node, Span, Tag, TreePath, Value, scalar};
+use crate::source::{Diagnostic, Node, Span, Tag, TreePath, Value};
 
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -31,18 +31,17 @@ impl Admission<'_> {
         if node.tag == Some(Tag::Reset) {
             return;
         }
-        if let Value::Text(text) = &mut node.value {
-            if text.contains('$') {
-                interpolate::variables(text, self.variables);
-                if self.interpolate {
-                    match self.substitute(text, node.span) {
-                        Some(new) => *text = new,
-                        None => return,
-                    }
-                } else {
-                    // Nothing can be said of a value that is still a template.
-                    return;
-                }
+        if let Value::Text(text) = &mut node.value
+            && text.contains('$')
+        {
+            interpolate::variables(text, self.variables);
+            if !self.interpolate {
+                // Nothing can be said of a value that is still a template.
+                return;
+            }
+            match self.substitute(text, node.span) {
+                Some(new) => *text = new,
+                None => return,
             }
         }
         if node.is_null() {
@@ -346,13 +345,9 @@ impl Admission<'_> {
             format!("{} must be one of the following: {}", self.path, list.join(", ")),
         )
         .at(node.span);
-        let near = words
-            .iter()
-            .map(|w| (schema::edit_distance(text, w), *w))
-            .min()
-            .filter(|(distance, _)| *distance <= 2);
+        let near = schema::nearest(text, words.iter().copied());
         self.diagnostics.push(match near {
-            Some((_, word)) => diagnostic.help(format!("did you mean `{word}`?")),
+            Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
             None => diagnostic,
         });
     }
@@ -436,16 +431,6 @@ fn describe(shape: &Shape, into: &mut Vec<String>) {
             into.push((*word).to_owned());
         }
     }
-}
-
-/// Text of a scalar where null counts as empty.
-pub fn text_or_empty(node: &Node) -> String {
-    node.scalar_text().unwrap_or_default()
-}
-
-/// A float as the canonical form writes it.
-pub fn number_text(value: f64) -> String {
-    scalar::float_text(value)
 }
 
 /// Whether any null stands where the table does not take one; run on the merged whole.

@@ -3,7 +3,7 @@
 //! Merging knows the long forms only. Defaults are filled in later, when every file has spoken:
 //! see [`super::normalize`].
 
-use super::short;
+use super::short::{self, is_windows_absolute};
 use crate::source::{Diagnostic, Map, Node, Tag, Value};
 
 /// What a canonicalisation needs beside the tree.
@@ -69,6 +69,12 @@ impl Canonical<'_> {
         for key in ["env_file", "label_file", "dns", "dns_search", "tmpfs"] {
             self.at(service, key, |_, node| into_list(node));
         }
+        self.at(service, "dns", |_, node| {
+            // `dns: ${DNS}` with an unset variable is no server.
+            if let Some(list) = node.as_list_mut() {
+                list.retain(|item| item.as_str() != Some(""));
+            }
+        });
         for key in ["command", "entrypoint"] {
             self.at(service, key, Self::words);
         }
@@ -153,6 +159,12 @@ impl Canonical<'_> {
             self.at(build, key, |c, n| c.pairs(n, Bare::Empty));
         }
         self.at(build, "ssh", |c, n| {
+            for item in n.as_list_mut().into_iter().flatten() {
+                // The canonical form prints `id: path`; it must load again.
+                if let Some((id, path)) = item.as_str().and_then(|t| t.split_once(": ")) {
+                    item.value = Value::Text(format!("{id}={path}"));
+                }
+            }
             c.pairs(n, Bare::Inherit);
             let mut bare = Vec::new();
             for (id, path) in n.as_map_mut().into_iter().flatten() {
@@ -369,7 +381,19 @@ impl Canonical<'_> {
             match &mut item.value {
                 Value::Text(text) if self.templates && text.contains('$') => {}
                 Value::Text(text) => match short::volume(text) {
-                    Ok(volume) => *item = volume.node(span),
+                    Ok(volume) => {
+                        if volume.source.is_none() && is_windows_absolute(&volume.target) {
+                            self.diagnostics.push(
+                                Diagnostic::warning(
+                                    "drive-letter",
+                                    format!("volume {text:?} is read as the path of a Windows container"),
+                                )
+                                .at(span)
+                                .help("a volume's name needs two letters in this form"),
+                            );
+                        }
+                        *item = volume.node(span);
+                    }
                     Err(error) => self.diagnostics.push(
                         Diagnostic::error("volume", error.to_string())
                             .at(span)

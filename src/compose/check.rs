@@ -94,7 +94,7 @@ fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
             if entry.get("external").and_then(Node::as_bool) == Some(true) {
                 continue;
             }
-            let sources: Vec<&str> = ["file", "environment", "content", "driver"]
+            let sources: Vec<&str> = ["file", "environment", "content"]
                 .into_iter()
                 .filter(|key| entry.get(key).is_some_and(|n| !n.is_null()))
                 .collect();
@@ -251,15 +251,9 @@ impl One<'_> {
 
     fn undefined(&mut self, section: &str, kind: &str, name: &str, at: Span) {
         let service = self.name;
-        let near = self
-            .root
-            .get(section)
-            .and_then(Node::as_map)
-            .into_iter()
-            .flat_map(Map::keys)
-            .find(|known| schema::edit_distance(known, name) <= 2)
-            .cloned();
-        let help = match near {
+        let known = self.root.get(section).and_then(Node::as_map);
+        let known = known.into_iter().flat_map(Map::keys).map(String::as_str);
+        let help = match schema::nearest(name, known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("define it under the top-level key `{section}`"),
         };
@@ -342,10 +336,8 @@ impl One<'_> {
                         Some(format!("enable it with --profile {}", profiles.join(" or --profile ")));
                 }
                 None => {
-                    let near = all
-                        .into_iter()
-                        .flat_map(Map::keys)
-                        .find(|known| schema::edit_distance(known, name) <= 2)
+                    let known = all.into_iter().flat_map(Map::keys).map(String::as_str);
+                    let near = schema::nearest(name, known.filter(|known| *known != service))
                         .map(|near| format!("did you mean `{near}`?"));
                     self.push(
                         "undefined-dependency",

@@ -229,10 +229,7 @@ fn not_found(
         shown(target)
     );
     let mut diagnostic = Diagnostic::error("extends", message).at(at);
-    if let Some(near) = known
-        .keys()
-        .find(|k| schema::edit_distance(k, service) <= 2)
-    {
+    if let Some(near) = schema::nearest(service, known.keys().map(String::as_str)) {
         diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
     }
     session.diagnostics.push(diagnostic);

@@ -276,14 +276,19 @@ pub fn normalize_name(name: &str) -> String {
     legal.trim_start_matches(['_', '-']).to_owned()
 }
 
+/// Whether a name is given, so that none has to be made up.
+pub fn is_named(options: &LoadOptions, found: &Found) -> bool {
+    given_name(options, found).is_some()
+}
+
+fn given_name<'a>(options: &'a LoadOptions, found: &'a Found) -> Option<&'a String> {
+    let variable = || found.environment.get("COMPOSE_PROJECT_NAME").filter(|n| !n.is_empty());
+    options.project_name.as_ref().filter(|n| !n.is_empty()).or_else(variable)
+}
+
 /// The project's name by the order of precedence (F6), reported when it is not a legal one.
 pub fn name(session: &mut Session<'_>, options: &LoadOptions, found: &Found) -> Option<ProjectName> {
-    let chosen = options
-        .project_name
-        .as_ref()
-        .filter(|n| !n.is_empty())
-        .or_else(|| found.environment.get("COMPOSE_PROJECT_NAME").filter(|n| !n.is_empty()));
-    if let Some(chosen) = chosen {
+    if let Some(chosen) = given_name(options, found) {
         return match ProjectName::new(chosen.clone()) {
             Ok(name) => Some(name),
             Err(error) => {

@@ -54,6 +54,9 @@ pub fn project_name(
 ) -> Result<ProjectName, Vec<Diagnostic>> {
     let mut session = Session::new(files, Some(options.current_dir.clone()));
     let found = find::find(&mut session, options);
+    if found.files.is_empty() && !find::is_named(options, &found) {
+        return Err(vec![no_file()]);
+    }
     match find::name(&mut session, options, &found) {
         Some(name) => Ok(name),
         None => {
@@ -63,16 +66,18 @@ pub fn project_name(
     }
 }
 
+fn no_file() -> Diagnostic {
+    Diagnostic::error("no-file", "no configuration file provided: not found")
+        .help("write a compose.yaml here, or name a file with -f")
+}
+
 fn project(
     session: &mut Session<'_>,
     options: &LoadOptions,
     found: &mut find::Found,
 ) -> (Option<Project>, Vec<String>) {
     if found.files.is_empty() {
-        session.diagnostics.push(
-            Diagnostic::error("no-file", "no configuration file provided: not found")
-                .help("write a compose.yaml here, or name a file with -f"),
-        );
+        session.diagnostics.push(no_file());
         return (None, Vec::new());
     }
     let name = find::name(session, options, found);

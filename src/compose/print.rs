@@ -1,12 +1,13 @@
 //! The canonical form as text: the reference's key order, sorted maps, zero values left out.
 //!
 //! It prints the canonical tree rather than the typed project, so that nothing that was written is
-//! lost on the way. Values of `environment:` secrets are never in that tree.
+//! lost on the way. Values of `environment:` secrets are never in that tree. The reference leaves
+//! `models` out of its JSON (Z6); a reader would lose data by that, so they are there.
 
 use serde_json::{Map as Object, Value as Json};
 
 use super::schema::{self, Shape};
-use super::Project;
+use super::{Project, yaml};
 use crate::source::{Map, Node, Value};
 
 /// How a project is printed.
@@ -17,13 +18,13 @@ pub struct PrintOptions {
 }
 
 /// Canonical YAML, two blanks of indentation, `name:` first.
-pub fn to_yaml(project: &Project, options: PrintOptions) -> Result<String, serde_yaml::Error> {
-    serde_yaml::to_string(&document(project, options, Form::Yaml))
+pub fn to_yaml(project: &Project, options: PrintOptions) -> String {
+    yaml::document(&document(project, options, Form::Yaml))
 }
 
 /// Canonical JSON, indented by two blanks.
-pub fn to_json(project: &Project, options: PrintOptions) -> Result<String, serde_json::Error> {
-    serde_json::to_string_pretty(&document(project, options, Form::Json))
+pub fn to_json(project: &Project, options: PrintOptions) -> String {
+    format!("{:#}", Json::Object(document(project, options, Form::Json)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,28 +33,21 @@ enum Form {
     Json,
 }
 
-fn document(project: &Project, options: PrintOptions, form: Form) -> Json {
+fn document(project: &Project, options: PrintOptions, form: Form) -> Object<String, Json> {
     let Some(root) = &project.canonical else {
         // A project that came over the wire has no tree; its serialised form is all there is.
-        return serde_json::to_value(project).unwrap_or(Json::Null);
+        return match serde_json::to_value(project) {
+            Ok(Json::Object(document)) => document,
+            _ => Object::new(),
+        };
     };
     let printer = Printer { options, form };
     let mut document = printer.object(root.as_map(), &schema::PROJECT);
-    if form == Form::Json {
-        // Z6: the reference leaves models out of JSON. A reader loses data by that, so they stay.
-        for service in document
-            .get_mut("services")
-            .and_then(Json::as_object_mut)
-            .into_iter()
-            .flat_map(|s| s.values_mut())
-            .filter_map(Json::as_object_mut)
-        {
-            for key in ["command", "entrypoint"] {
-                service.entry(key).or_insert(Json::Null);
-            }
-        }
+    if !document.contains_key("services") {
+        let at = usize::from(document.contains_key("name"));
+        document.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
     }
-    Json::Object(document)
+    document
 }
 
 /// A node as plain JSON, in the order of the file.
@@ -135,12 +129,18 @@ impl Printer {
         let mut out = Object::new();
         let Some(map) = map else { return out };
         for (key, shape) in object.keys {
-            let Some(node) = map.get(*key) else { continue };
-            if is_dropped(node, key, shape, object) {
+            let node = map.get(*key).filter(|n| !is_dropped(n, key, shape, object));
+            let Some(node) = node else {
+                if self.form == Form::Json
+                    && let Some(zero) = json_zero(key, object)
+                {
+                    out.insert((*key).to_owned(), zero);
+                }
                 continue;
-            }
+            };
             let mut value = match *key {
                 "env_file" if !std::ptr::eq(object, &schema::INCLUDE) => self.env_files(node),
+                "ssh" if self.form == Form::Yaml => self.ssh(node),
                 _ => self.node(node, shape),
             };
             if *key == "extra_hosts"
@@ -156,6 +156,18 @@ impl Printer {
             out.insert(key.clone(), self.any(&map[key]));
         }
         out
+    }
+
+    /// YAML shows keys as a list of `id: path`, as the reference does.
+    fn ssh(&self, node: &Node) -> Json {
+        node.as_map()
+            .into_iter()
+            .flatten()
+            .map(|(id, path)| match path.as_str() {
+                Some(path) if !path.is_empty() => self.text(&format!("{id}: {path}")),
+                _ => self.text(id),
+            })
+            .collect()
     }
 
     /// An env file with nothing but a path is printed as that path.
@@ -189,6 +201,17 @@ fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) ->
         Value::Map(map) => {
             map.is_empty() && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
         }
+    }
+}
+
+/// What JSON shows for an absent value: Go's JSON writes empty structures that its YAML leaves out.
+fn json_zero(key: &str, object: &schema::Object) -> Option<Json> {
+    let of = |other: &schema::Object| std::ptr::eq(object, other);
+    match key {
+        "command" | "entrypoint" if of(&schema::SERVICE) => Some(Json::Null),
+        "ipam" if of(&schema::NETWORK) => Some(Json::Object(Object::new())),
+        "resources" | "placement" if of(&schema::DEPLOY) => Some(Json::Object(Object::new())),
+        _ => None,
     }
 }
 

@@ -106,13 +106,9 @@ pub fn select(
         if queue.len() == before {
             let diagnostic =
                 Diagnostic::error("no-such-service", format!("no such service: {pattern}"));
-            let near = map
-                .keys()
-                .map(|name| (schema::edit_distance(pattern, name), name))
-                .min()
-                .filter(|(distance, _)| *distance <= 2);
+            let near = schema::nearest(pattern, map.keys().map(String::as_str));
             diagnostics.push(match near {
-                Some((_, name)) => diagnostic.help(format!("did you mean `{name}`?")),
+                Some(name) => diagnostic.help(format!("did you mean `{name}`?")),
                 None => diagnostic,
             });
         }

@@ -57,18 +57,24 @@ impl Object {
 
     /// The known key that a misspelt one most likely means.
     pub fn nearest(&self, wrong: &str) -> Option<&'static str> {
-        let limit = (wrong.chars().count() / 3).max(1);
-        self.keys
-            .iter()
-            .map(|(name, _)| (edit_distance(wrong, name), *name))
-            .filter(|(distance, _)| *distance <= limit)
-            .min()
-            .map(|(_, name)| name)
+        nearest(wrong, self.keys.iter().map(|(name, _)| *name))
     }
 }
 
+/// The word that a misspelt one most likely means: a third of it may be wrong.
+pub fn nearest<'w>(wrong: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let limit = (wrong.chars().count() / 3).max(1);
+    words
+        .into_iter()
+        .filter(|word| word.len().abs_diff(wrong.len()) <= limit)
+        .map(|word| (edit_distance(wrong, word), word))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, word)| word)
+}
+
 /// Insertions, deletions, replacements and swaps of neighbours between two words.
-pub fn edit_distance(a: &str, b: &str) -> usize {
+fn edit_distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().take(64).collect();
     let b: Vec<char> = b.chars().take(64).collect();
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];

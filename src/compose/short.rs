@@ -188,7 +188,8 @@ pub fn volume(text: &str) -> Result<ShortVolume, VolumeError> {
     let mut braces = 0usize;
     for c in text.chars() {
         match c {
-            // `C:\x` keeps its colon.
+            // `C:\x` keeps its colon, and so does `v:/x`: the reference takes every single letter
+            // for a drive.
             ':' if section.len() == 1 && section.as_bytes()[0].is_ascii_alphabetic() => {
                 section.push(c);
             }

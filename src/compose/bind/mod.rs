@@ -16,7 +16,6 @@ use super::{
 };
 use crate::source::{Diagnostic, Map, Node, SourceMap, Span, Value};
 
-#[path = "bind_service.rs"]
 mod service;
 
 /// Reads a tree. With `strict` off, values that do not parse are left out silently: they may still

@@ -78,7 +78,7 @@ pub fn service(binder: &mut Binder<'_>, name: &str, node: &Node) -> Service {
             options: texts_by_key(n, "options"),
         }),
         build: node.get("build").filter(|n| !n.is_null()).map(|n| build(binder, n)),
-        develop: node.get("develop").map(|n| watch(n)),
+        develop: node.get("develop").map(watch),
         deploy: deploy.map(|n| self::deploy(binder, n)),
         gpus: requests(node.get("gpus")),
         blkio_config: node.get("blkio_config").filter(|n| !n.is_null()).map(blkio),
