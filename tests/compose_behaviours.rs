@@ -76,7 +76,7 @@ fn document(loaded: &Loaded) -> Value {
         .project
         .as_ref()
         .unwrap_or_else(|| panic!("no project: {:?}", errors(loaded)));
-    let text = to_json(project, PrintOptions::default()).expect("a project prints");
+    let text = to_json(project, PrintOptions::default());
     serde_json::from_str(&text).expect("it is JSON")
 }
 
@@ -185,8 +185,8 @@ fn canonical_forms_section_10() {
     ]);
     check(&[
         ("C7", "secrets: {s: {file: f}}\nservices: {a: {image: i, secrets: [s]}}", "/services/a/secrets/0", json!({"source": "s", "target": "/run/secrets/s"})),
-        ("C17", "networks: {n: {external: {name: x}}}\nservices: {a: {image: i, networks: [n]}}", "/networks/n", json!({"name": "x", "external": true})),
-        ("V2", "volumes: {v: }\nservices: {a: {image: i, volumes: ['v:/x']}}", "/volumes/v/name", json!("p_v")),
+        ("C17", "networks: {n: {external: {name: x}}}\nservices: {a: {image: i, networks: [n]}}", "/networks/n", json!({"name": "x", "ipam": {}, "external": true})),
+        ("V2", "volumes: {vol: }\nservices: {a: {image: i, volumes: ['vol:/x']}}", "/volumes/vol/name", json!("p_vol")),
         ("V3", "services: {a: {image: i, links: ['b:c']}, b: {image: i}}", "/services/a/depends_on/b", json!({"condition": "service_started", "restart": true, "required": true})),
         ("V3", "services: {a: {image: i, volumes_from: [b]}, b: {image: i}}", "/services/a/depends_on/b", json!({"condition": "service_started", "required": true})),
         ("Y5", "x-a: {b: c}\nservices: {a: {image: i, x-y: 1}}", "/x-a/b", json!("c")),
@@ -230,7 +230,7 @@ fn mistakes_of_one_value() {
         ("V6", "mem_limit: 1g\ndeploy: {resources: {limits: {memory: 2g}}}", "can't set distinct values on 'mem_limit'"),
         ("V6", "network_mode: host\nnetworks: [x]", "mutually exclusive `network_mode` and `networks`"),
         ("V6", "networks: [x]", "refers to undefined network x"),
-        ("V6", "volumes: ['v:/x']", "refers to undefined volume v"),
+        ("V6", "volumes: ['vol:/x']", "refers to undefined volume vol"),
         ("V6", "secrets: [s]", "refers to undefined secret s"),
         ("V6", "configs: [c]", "refers to undefined config c"),
         ("V6", "models: [m]", "refers to undefined model m"),
@@ -333,7 +333,7 @@ fn extends_and_include_sections_7_and_8() {
         &options(&[("FOO", "foo")]),
         &[
             ("compose.yaml", "include: [sub/compose.yaml]\nservices:\n  a: {extends: inc}\n  inc: {labels: {over: ride}}\n"),
-            ("sub/compose.yaml", "services:\n  inc: {image: 'i-${FOO}-${BAR}', volumes: ['./d:/d', 'v:/v']}\nvolumes: {v: {}}\n"),
+            ("sub/compose.yaml", "services:\n  inc: {image: 'i-${FOO}-${BAR}', volumes: ['./d:/d', 'vol:/v']}\nvolumes: {vol: {}}\n"),
             ("sub/.env", "FOO=other\nBAR=bar\n"),
         ],
     );
@@ -342,7 +342,7 @@ fn extends_and_include_sections_7_and_8() {
     assert_eq!(document["services"]["inc"]["volumes"][0]["source"], "/p/sub/d", "N2");
     assert_eq!(document["services"]["inc"]["labels"]["over"], "ride", "N3");
     assert_eq!(document["services"]["a"]["image"], "i-foo-bar", "X7");
-    assert_eq!(document["volumes"]["v"]["name"], "p_v", "N6");
+    assert_eq!(document["volumes"]["vol"]["name"], "p_vol", "N6");
 
     let loaded = load(
         &options(&[]),
@@ -513,7 +513,7 @@ fn secrets_from_the_environment_are_never_printed() {
     let mut project = loaded.project.expect("it loads");
     compose::resolve_environment_objects(&mut project, &loaded.environment).expect("it is set");
     assert_eq!(project.secrets["s"].content.as_deref(), Some("hunter2"));
-    let yaml_out = to_yaml(&project, PrintOptions::default()).expect("it prints");
+    let yaml_out = to_yaml(&project, PrintOptions::default());
     assert!(!yaml_out.contains("hunter2") && yaml_out.contains("environment: TOKEN"), "V8");
     let error = compose::resolve_environment_objects(&mut project, &BTreeMap::new());
     assert_eq!(
@@ -560,10 +560,10 @@ fn hostile_texts_end_with_a_diagnostic() {
 
 #[test]
 fn what_is_printed_loads_again_to_the_same() {
-    let yaml = "services:\n  a:\n    image: 'i$$x'\n    command: [sh, -c, 'echo $$HOME # yes', 'null', '1', 'no', '- x', \"a\\nb\\n\"]\n    environment: {A: '*a', B: 'x: y', C: '', D: ' lead', E: '0x1', F: '~', G: \"tab\\t\"}\n    ports: ['80:80', '90-91:90-91/udp']\n    volumes: ['./a:/a:ro', 'v:/v', '/anon']\n    build: {context: ., ssh: [default, k=/k]}\n    healthcheck: {test: 'x || y', interval: 1m30s, disable: false}\n    ulimits: {n: 1}\n    cpus: 1.5\nvolumes: {v: {driver_opts: {o: bind, device: ./dev, type: none}}}\n";
+    let yaml = "services:\n  a:\n    image: 'i$$x'\n    command: [sh, -c, 'echo $$HOME # yes', 'null', '1', 'no', '- x', \"a\\nb\\n\"]\n    environment: {A: '*a', B: 'x: y', C: '', D: ' lead', E: '0x1', F: '~', G: \"tab\\t\"}\n    ports: ['80:80', '90-91:90-91/udp']\n    volumes: ['./a:/a:ro', 'vol:/v', '/anon']\n    build: {context: ., ssh: [default, k=/k]}\n    healthcheck: {test: 'x || y', interval: 1m30s, disable: false}\n    ulimits: {n: 1}\n    cpus: 1.5\nvolumes: {vol: {driver_opts: {o: bind, device: ./dev, type: none}}}\n";
     let first = load(&options(&[]), &[("compose.yaml", yaml)]);
     let project = first.project.as_ref().expect("it loads");
-    let text = to_yaml(project, PrintOptions { escape_dollar: true }).expect("it prints");
+    let text = to_yaml(project, PrintOptions { escape_dollar: true });
     let second = load(&options(&[]), &[("compose.yaml", &text)]);
     assert_eq!(document(&first), document(&second), "{text}");
     assert_eq!(project.services, second.project.as_ref().expect("it loads").services);
@@ -582,4 +582,37 @@ proptest::proptest! {
         let loaded = load(&options(&[]), &[("compose.yaml", &service(&lines.join("\n")))]);
         _ = source::render(&loaded.diagnostics, &loaded.sources, false);
     }
+}
+
+/// A file of many services with what real ones hold.
+fn large(n: usize) -> String {
+    let mut text = "x-common: &common\n  restart: unless-stopped\n  logging: {driver: json-file, options: {max-size: 10m}}\nservices:\n".to_owned();
+    for i in 0..n {
+        text.push_str(&format!(
+            "  s{i}:\n    <<: *common\n    image: registry.example.com/team/app-{i}:${{TAG:-1.2.3}}\n    command: [\"serve\", \"--port\", \"8080\"]\n    environment:\n      A: one\n      B: ${{FOO}}\n      C: three\n      D: 4\n    ports: [\"{}:80\"]\n    volumes:\n      - data:/var/lib/data\n      - ./conf/{i}:/etc/app:ro\n    networks: [front, back]\n    labels:\n      com.example.a: x\n      com.example.b: y\n    healthcheck: {{test: [CMD, curl, -f, http://localhost], interval: 5s, timeout: 3s, retries: 5}}\n    deploy: {{resources: {{limits: {{cpus: '0.5', memory: 128M}}}}}}\n",
+            10_000 + i
+        ));
+        if i > 0 {
+            text.push_str(&format!("    depends_on: {{s{}: {{condition: service_healthy}}}}\n", i - 1));
+        }
+    }
+    text.push_str("volumes: {data: {}}\nnetworks: {front: {}, back: {}}\n");
+    text
+}
+
+#[test]
+fn time_grows_with_the_file_and_not_faster() {
+    let time = |n: usize| {
+        let text = large(n);
+        let files = [("compose.yaml", text.as_str())];
+        let options = options(&[("FOO", "foo")]);
+        let start = std::time::Instant::now();
+        let loaded = load(&options, &files);
+        assert_eq!(loaded.project.map(|p| p.services.len()), Some(n), "{:?}", loaded.diagnostics.first());
+        start.elapsed()
+    };
+    let best = |n| (0..3).map(|_| time(n)).min().expect("three runs");
+    let (small, large) = (best(100), best(1_000));
+    // Ten times the services; quadratic work anywhere would make this a hundred.
+    assert!(large < small * 30, "100 services: {small:?}, 1,000: {large:?}");
 }

@@ -1,4 +1,4 @@
-//! Docker Compose's own `config` output for hundreds of files, compared with ours as data.
+//! Docker Compose's own `config` output for hundreds of files, compared with ours.
 //!
 //! `tests/data/compose/cases` holds inputs, outputs and exit statuses of version 2.26.1. Where the
 //! specification is newer than that version, the case is in `EXCEPTIONS` with the reason.
@@ -60,10 +60,13 @@ fn cases() -> Vec<Case> {
 }
 
 /// Runs a case; `Ok` is the printed document with the root written as `/CORPUS`.
-fn run(case: &Case) -> Result<serde_yaml::Value, String> {
+fn run(case: &Case) -> Result<String, String> {
     let input = root().join("input");
     let directory = input.join(&case.name);
-    let directory = directory.parent().expect("a case is below the root").to_owned();
+    let directory = directory
+        .parent()
+        .expect("a case is below the root")
+        .to_owned();
     let environment = BTreeMap::from([
         ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
         ("HOME".to_owned(), "/home/u".to_owned()),
@@ -75,17 +78,18 @@ fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let loaded = compose::load(&options, &HostFiles);
     let Some(project) = &loaded.project else {
         let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-        return Err(errors.map(|d| d.message.clone()).collect::<Vec<_>>().join("; "));
+        return Err(errors
+            .map(|d| d.message.clone())
+            .collect::<Vec<_>>()
+            .join("; "));
     };
     let text = compose::print::to_yaml(
         project,
         compose::print::PrintOptions {
             escape_dollar: true,
         },
-    )
-    .expect("a project prints");
-    let text = text.replace(&*input.to_string_lossy(), "/CORPUS");
-    Ok(serde_yaml::from_str(&text).expect("our output is YAML"))
+    );
+    Ok(text.replace(&*input.to_string_lossy(), "/CORPUS"))
 }
 
 #[test]
@@ -104,14 +108,10 @@ fn config_agrees_with_the_reference() {
             (true, Ok(printed)) => {
                 let path = root().join("expected").join(format!("{}.out", case.name));
                 let expected = std::fs::read_to_string(&path).expect("an output for a status of 0");
-                let expected: serde_yaml::Value =
-                    serde_yaml::from_str(&expected).expect("the reference prints YAML");
                 if printed != expected {
                     wrong.push(format!(
-                        "{}\n--- expected\n{}--- printed\n{}",
-                        case.name,
-                        serde_yaml::to_string(&expected).unwrap_or_default(),
-                        serde_yaml::to_string(&printed).unwrap_or_default()
+                        "{}\n--- expected\n{expected}--- printed\n{printed}",
+                        case.name
                     ));
                 }
             }
