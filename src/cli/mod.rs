@@ -1,4 +1,7 @@
 //! The command line: one file per command, and `output/`.
+//!
+//! Reads files, environment and terminal as the user, sends one request, renders the answer. Holds
+//! no state. Runs on one thread: most commands are over in a few milliseconds.
 
 mod autostart;
 mod clock;
@@ -130,12 +133,20 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
 
 fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(), Failure> {
     let hash = |project: &crate::compose::Project, service: &str| {
-        project.services.get(service).map(crate::plan::hash::service_hash)
+        project
+            .services
+            .get(service)
+            .map(crate::plan::hash::service_hash)
     };
     let digest = |reference: &str| {
-        Err(format!("cannot look up the digest of {reference}: no registry is asked yet"))
+        Err(format!(
+            "cannot look up the digest of {reference}: no registry is asked yet"
+        ))
     };
-    let lookups = config::Lookups { hash: &hash, digest: &digest };
+    let lookups = config::Lookups {
+        hash: &hash,
+        digest: &digest,
+    };
     let code = config::run(
         project::options(context),
         arguments,
