@@ -52,6 +52,8 @@ struct Settings {
     dir: PathBuf,
     engine_command: Vec<String>,
     engine_lock: PathBuf,
+    stop_signal: i32,
+    stop_grace_ms: u64,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ struct Shim {
     filter: Option<Filter>,
     connection: Option<Connection>,
     listener: OwnedFd,
-    children: OwnedFd,
+    signals: OwnedFd,
     log: LogFile,
     outputs: Vec<Output>,
     stdin: Option<OwnedFd>,
@@ -98,7 +100,7 @@ struct Shim {
 enum Source {
     Connection,
     Listener,
-    Children,
+    Signals,
     Start,
     Init,
     Output(usize),
@@ -244,7 +246,8 @@ impl Shim {
         let listener = socket::listen(dir.as_fd(), file::SOCKET).map_err(own("listen"))?;
         record::write_shim(&spawn.dir).map_err(own("write the shim record"))?;
         let log = LogFile::open(&bundle.log_path).map_err(own("open the log"))?;
-        let children = signal::child_fd().map_err(own("watch children"))?;
+        let signals =
+            signal::watch(&[libc::SIGCHLD, libc::SIGTERM]).map_err(own("watch signals"))?;
 
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
@@ -284,6 +287,8 @@ impl Shim {
                 dir: spawn.dir.clone(),
                 engine_command: bundle.engine_command,
                 engine_lock: bundle.engine_lock,
+                stop_signal: bundle.stop_signal,
+                stop_grace_ms: bundle.stop_grace_ms,
             },
             phase: Phase::Starting {
                 starting,
@@ -295,7 +300,7 @@ impl Shim {
             filter,
             connection: None,
             listener,
-            children,
+            signals,
             log,
             outputs,
             stdin,
@@ -363,7 +368,7 @@ impl Shim {
             );
         }
         add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
-        add(Source::Children, self.children.as_fd(), PollFlags::IN);
+        add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
 
         let timeout = self.next_timer().map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -431,7 +436,7 @@ impl Shim {
             Source::Oom => self.oom_event(),
             Source::Connection => self.converse(events),
             Source::Listener => self.accept(),
-            Source::Children => self.reap(),
+            Source::Signals => self.signalled(),
         }
     }
 
@@ -654,11 +659,20 @@ impl Shim {
         }
     }
 
+    /// SIGCHLD, and SIGTERM: the machine goes down, or an administrator wants the container gone.
+    fn signalled(&mut self) {
+        while let Some(signal) = signal::next(self.signals.as_fd()) {
+            if signal == libc::SIGTERM {
+                let (signal, grace_ms) = (self.settings.stop_signal, self.settings.stop_grace_ms);
+                self.act(Call::Stop { signal, grace_ms });
+            }
+        }
+        self.reap();
+    }
+
     /// Takes orphans that came to this subreaper. Not while an exec starts: its process may have
     /// ended before its number was heard of.
     fn reap(&mut self) {
-        let mut drain = [0; 256];
-        while rustix::io::read(&self.children, &mut drain).is_ok_and(|n| n > 0) {}
         if self
             .execs
             .iter()

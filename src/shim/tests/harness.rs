@@ -25,10 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn is_privileged() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        #[allow(clippy::print_stderr)]
-        {
-            eprintln!("skipped: needs root");
-        }
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: needs root\n");
     }
     root
 }
@@ -187,6 +184,19 @@ impl Rig {
         match running.next_event() {
             Event::StartFailed { failure } => failure,
             other => panic!("started: {other:?}"),
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // The parent of the containers' cgroups goes with the last test that uses it.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir(hierarchy.path().join("wharf-shim-test"));
         }
     }
 }
