@@ -378,20 +378,19 @@ impl Running {
 impl Drop for Running {
     /// A test that failed half way leaves nothing running.
     fn drop(&mut self) {
-        let Ok(cgroup) = Cgroup::open(&Path::new("wharf-shim-test").join(&self.id)) else {
-            return;
-        };
-        if let Some(pid) = std::fs::read(self.dir.join("run").join(file::SHIM))
+        if let Some(shim) = std::fs::read(self.dir.join("run").join(file::SHIM))
             .ok()
             .and_then(|text| serde_json::from_slice::<ShimRecord>(&text).ok())
             .filter(|record| {
                 process::start_ticks(record.pid).is_ok_and(|at| at == record.start_ticks)
             })
         {
-            let _ = crate::sys::signal::kill(pid.pid, libc::SIGKILL);
+            let _ = crate::sys::signal::kill(shim.pid, libc::SIGKILL);
         }
-        let _ = cgroup.kill_all();
-        let _ = cgroup.remove();
+        if let Ok(cgroup) = Cgroup::open(&Path::new("wharf-shim-test").join(&self.id)) {
+            let _ = cgroup.kill_all();
+            let _ = cgroup.remove();
+        }
     }
 }
 
