@@ -10,7 +10,6 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,7 +18,7 @@ use super::bridge;
 use super::dns::{self, Names, Outside};
 use super::error::NetworkError;
 use super::files;
-use super::firewall::protocol_number;
+use super::flows::Stale;
 use super::netns::Netns;
 use super::port;
 use super::record::{EndpointRecord, Lease, Published};
@@ -27,7 +26,6 @@ use super::state::{self, State};
 use super::{Networks, lock};
 use crate::compose::PortBinding;
 use crate::plan::{EndpointConfig, ObservedEndpoint, ObservedPort};
-use crate::sys::conntrack::Conntrack;
 use crate::sys::netlink::Refusal;
 use crate::sys::route::{Changes, LinkLocal, Mac, Port, Route, Veth};
 
@@ -172,11 +170,8 @@ impl Networks {
     /// Takes a dead container off its networks; its addresses stay its own. Never fails half-way:
     /// every step is tried, and the first failure is returned.
     pub async fn detach(&self, container: &str) -> Result<(), NetworkError> {
-        let t0 = std::time::Instant::now();
         self.inner.resolver.stop(container).await;
-        let t1 = t0.elapsed();
         let unpublished = lock(&self.inner.firewall).publish(container, Vec::new());
-        let t2 = t0.elapsed();
         let (addresses, ports, n_links) = {
             let mut state = lock(&self.inner.state);
             let n_links = state
@@ -194,17 +189,20 @@ impl Networks {
         let names: Vec<String> = (0..n_links)
             .map(|index| bridge::port_name(&self.inner.tag, container, index))
             .collect();
-        let route = self.inner.route.clone();
-        let inner = self.inner.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let lingering = super::with_route(&route, |route| indexes(route, &names));
-            let forgotten = forget_flows(&inner.conntrack, &addresses, &ports);
-            forgotten.and(lingering)
+        let flows = self.inner.flows.clone();
+        tokio::spawn(async move {
+            if let Err(error) = flows.forget(Stale { addresses, ports }).await {
+                tracing::warn!(%error, "connections of a stopped container stay");
+            }
         });
-        let lingering = work.await.map_err(|_panicked| NetworkError::CutOff {
+        let route = self.inner.route.clone();
+        let lingering = tokio::task::spawn_blocking(move || {
+            super::with_route(&route, |route| indexes(route, &names))
+        })
+        .await
+        .map_err(|_panicked| NetworkError::CutOff {
             container: container.to_owned(),
         })?;
-        eprintln!("T {t1:?} {t2:?} {:?}", t0.elapsed());
         let cleaned = lingering.map(|links| self.watch_links_die(links));
         unpublished.and(cleaned)
     }
@@ -440,12 +438,15 @@ impl Networks {
         }
         if has_udp {
             // A client that kept sending while nobody listened has a flow that leads nowhere.
-            let (inner, ports) = (self.inner.clone(), record.ports.clone());
-            tokio::task::spawn_blocking(move || forget_flows(&inner.conntrack, &[], &ports))
+            let stale = Stale {
+                addresses: Vec::new(),
+                ports: record.ports.clone(),
+            };
+            self.inner
+                .flows
+                .forget(stale)
                 .await
-                .map_err(|_panicked| NetworkError::CutOff {
-                    container: container.name.to_owned(),
-                })??;
+                .map_err(NetworkError::Flows)?;
         }
         if container.endpoints.is_empty() {
             return Ok(());
@@ -759,40 +760,4 @@ fn indexes(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError
         found.extend(link.map(|link| link.index));
     }
     Ok(found)
-}
-
-/// Forgets flows from and to the addresses, and UDP flows to the host ports: they would go on to a
-/// container that is gone.
-fn forget_flows(
-    conntrack: &Mutex<Option<Conntrack>>,
-    addresses: &[IpAddr],
-    ports: &[Published],
-) -> Result<(), NetworkError> {
-    let mut guard = lock(conntrack);
-    let conntrack = match &mut *guard {
-        Some(open) => open,
-        empty => empty.insert(Conntrack::open().map_err(NetworkError::Netlink)?),
-    };
-    let forgotten = conntrack.forget(|flow| {
-        let is_of_container = addresses.iter().any(|address| {
-            [
-                flow.original.source,
-                flow.original.destination,
-                flow.reply.source,
-            ]
-            .contains(address)
-        });
-        let is_of_port = ports.iter().any(|port| {
-            let protocol = protocol_number(port.protocol);
-            flow.original.protocol == protocol
-                && port.protocol == crate::compose::Protocol::Udp
-                && flow.original.destination_port == port.host_port
-        });
-        is_of_container || is_of_port
-    });
-    forgotten.map(drop).map_err(|source| NetworkError::Link {
-        action: "forget",
-        object: "the connections of a container".to_owned(),
-        source,
-    })
 }

@@ -17,6 +17,7 @@ mod dns;
 mod error;
 mod files;
 mod firewall;
+mod flows;
 mod host;
 mod ipam;
 mod journal;
@@ -39,7 +40,6 @@ use crate::compose::IpamPool;
 use crate::engine::Roots;
 use crate::engine::store::{Batch, Store, Table};
 use crate::plan::{NetworkConfig, ObservedNetwork};
-use crate::sys::conntrack::Conntrack;
 use crate::sys::nft::{Element, Nft};
 use crate::sys::route::{Changes, Route};
 
@@ -50,6 +50,7 @@ pub use record::{NetworkId, NetworkRecord, Pool};
 
 use dns::Resolver;
 use firewall::{BridgeRule, Firewall, PortRule};
+use flows::Flows;
 use journal::Journal;
 use record::{EndpointRecord, Forwarding};
 use state::State;
@@ -73,7 +74,7 @@ struct Inner {
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
     route: SharedRoute,
-    conntrack: Mutex<Option<Conntrack>>,
+    flows: Flows,
     resolver: Arc<Resolver>,
     /// One network is made or removed at a time, so that two cannot choose the same subnet.
     changing: tokio::sync::Mutex<()>,
@@ -123,7 +124,7 @@ impl Networks {
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
                 route: SharedRoute::default(),
-                conntrack: Mutex::default(),
+                flows: Flows::default(),
                 resolver: Arc::new(Resolver::new(resolv_conf)),
                 changing: tokio::sync::Mutex::default(),
             }),
