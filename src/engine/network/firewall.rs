@@ -355,12 +355,17 @@ impl Firewall {
         batch.add_set("host6", &[Ipv6, Protocol, Port], &[Ipv6, Port]);
         batch.add_set("any6", &[Protocol, Port], &[Ipv6, Port]);
 
-        batch.add_base_chain("raw_prerouting", ChainKind::Filter, Hook::Prerouting, -300);
+        use ChainKind::{Filter, Nat};
+        for (name, kind, hook, priority) in [
+            ("raw_prerouting", Filter, Hook::Prerouting, -300),
+            ("nat_prerouting", Nat, Hook::Prerouting, -100),
+            ("nat_output", Nat, Hook::Output, -100),
+            ("forward", Filter, Hook::Forward, 0),
+            ("postrouting", Nat, Hook::Postrouting, 100),
+        ] {
+            batch.add_base_chain(name, kind, hook, priority, Verdict::Accept);
+        }
         batch.add_chain("publish");
-        batch.add_base_chain("nat_prerouting", ChainKind::Nat, Hook::Prerouting, -100);
-        batch.add_base_chain("nat_output", ChainKind::Nat, Hook::Output, -100);
-        batch.add_base_chain("forward", ChainKind::Filter, Hook::Forward, 0);
-        batch.add_base_chain("postrouting", ChainKind::Nat, Hook::Postrouting, 100);
 
         // The destination is rewritten before routing could refuse 127/8 on a wire, so the refusal
         // has to come first. The loopback link always has index 1.
