@@ -4,7 +4,6 @@
 //! `inet` family. Constants are those of `linux/netfilter/nf_tables.h`.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -559,11 +558,6 @@ impl Nft {
             }
         })?;
         Ok(elements)
-    }
-
-    /// The socket that owns the table, to park in another process.
-    pub fn as_socket(&self) -> impl AsFd {
-        &self.socket
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
@@ -58,6 +58,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     pub mtu: u32,
     pub master: Option<u32>,
+    /// Index of a veth's other end, in that end's namespace.
+    pub peer: Option<u32>,
 }
 
 /// A veth pair to make: one end here and enslaved, the other in a container.
@@ -409,11 +411,6 @@ impl Route {
         })?;
         Ok(found)
     }
-
-    /// The socket alone, to hand to another process.
-    pub fn into_fd(self) -> OwnedFd {
-        self.socket.into_fd()
-    }
 }
 
 fn begin(requests: &mut Requests, kind: u16, flags: u16, body: &impl Emitable) {
@@ -436,6 +433,7 @@ fn link(body: &[u8]) -> Option<Link> {
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
             _ => {}
         }
     }

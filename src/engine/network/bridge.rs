@@ -61,10 +61,13 @@ pub fn name(
     }
 }
 
-/// Name of the host end of a container's n-th link.
-pub fn port_name(tag: &str, container: &str, index: usize) -> String {
-    let digit = char::from_digit(index as u32 % 36, 36).unwrap_or('0');
-    format!("{}{}{digit}", port_prefix(tag), digest(container))
+/// Name of the host end of a container's link to a network.
+pub fn port_name(tag: &str, container: &str, network: &str) -> String {
+    format!(
+        "{}{}",
+        port_prefix(tag),
+        digest(&format!("{container} {network}"))
+    )
 }
 
 /// A fixed, locally administered address that follows from a name.
@@ -199,7 +202,7 @@ mod tests {
             name.starts_with("whbeef") && name.len() <= MAX_NAME_BYTES,
             "{name}"
         );
-        let port = port_name("beef", &"c".repeat(64), 35);
+        let port = port_name("beef", &"c".repeat(64), "demo_default");
         assert!(port.len() <= MAX_NAME_BYTES, "{port}");
         assert_eq!(mac("x")[0] & 3, 2, "locally administered, not multicast");
     }

@@ -21,6 +21,7 @@ mod flows;
 mod host;
 mod ipam;
 mod journal;
+mod link;
 mod netns;
 mod port;
 mod record;
@@ -173,8 +174,8 @@ impl Networks {
         let mut state = lock(&self.inner.state);
         let mut ours: BTreeMap<String, String> = BTreeMap::new();
         for (id, record) in &state.endpoints {
-            for index in 0..record.leases.len() {
-                ours.insert(bridge::port_name(tag, id, index), id.clone());
+            for lease in &record.leases {
+                ours.insert(bridge::port_name(tag, id, &lease.network), id.clone());
             }
         }
         let bridges: BTreeSet<String> = state
@@ -191,7 +192,7 @@ impl Networks {
         for link in links {
             // The lengths keep engines apart whose tag is a beginning of another's.
             let is_port = link.name.starts_with(&bridge::port_prefix(tag))
-                && link.name.len() == bridge::port_prefix(tag).len() + 9;
+                && link.name.len() == bridge::port_prefix(tag).len() + 8;
             let is_bridge = link.name.starts_with(&bridge::prefix(tag))
                 && link.name.len() == bridge::prefix(tag).len() + 8;
             match ours.get(&link.name) {

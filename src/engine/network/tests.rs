@@ -1001,3 +1001,47 @@ fn foreign_tables_that_drop_are_named_and_links_are_guarded() {
         assert!(warnings[0].contains("inet strict forward"), "{warnings:?}");
     });
 }
+
+#[test]
+fn a_running_container_joins_and_leaves_networks() {
+    on_host(|host| async move {
+        host.network("front", false).await;
+        host.network("back", false).await;
+        let networks = &host.networks;
+        let mut web = Container::new("web-1", &["front"]);
+        let (web_ns, before) = web.start(networks).await;
+        let (front_ns, _) = Container::new("front-1", &["front"]).start(networks).await;
+        let (back_ns, _) = Container::new("back-1", &["back"]).start(networks).await;
+        echo(&web_ns, 8080);
+        // A connection that must not notice.
+        let listener = within(&web_ns, || TcpListener::bind("0.0.0.0:8081").unwrap());
+        let target = SocketAddr::new(address(&before), 8081);
+        let mut held = within(&front_ns, || {
+            TcpStream::connect_timeout(&target, DROPPED).unwrap()
+        });
+        let (mut server, _) = listener.accept().unwrap();
+
+        web.endpoints = Container::new("web-1", &["back", "front"]).endpoints;
+        let joined = networks.adopt(&web.attach(&web_ns)).await.unwrap();
+        let in_back = joined.endpoints[0].ipv4.unwrap();
+        assert_eq!(joined.endpoints[1], before.endpoints[0]);
+        assert!(within(&back_ns, || call(in_back, 8080)).is_ok());
+        let answer = ask(&back_ns, "web.", RecordType::A).unwrap();
+        assert_eq!(addresses_in(&answer), [in_back]);
+        held.write_all(b"still").unwrap();
+        let mut buffer = [0; 5];
+        server.read_exact(&mut buffer).unwrap();
+
+        web.endpoints.remove(1);
+        networks.adopt(&web.attach(&web_ns)).await.unwrap();
+        assert!(within(&front_ns, || call(address(&before), 8080)).is_err());
+        assert!(within(&back_ns, || call(in_back, 8080)).is_ok());
+        let answer = ask(&web_ns, "front-1.", RecordType::A);
+        assert!(answer.is_err() || answer.unwrap().answers.is_empty());
+        networks
+            .detach(&Container::new("front-1", &[]).id)
+            .await
+            .unwrap();
+        networks.remove("front").await.unwrap();
+    });
+}
