@@ -9,7 +9,7 @@
 //! the container's id, so a repeated attach finds its own traces.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::bridge;
@@ -137,7 +137,7 @@ impl Networks {
                 .flat_map(|old| &old.leases)
                 .map(|lease| &lease.network)
                 .filter(|network| !record.leases.iter().any(|lease| lease.network == **network))
-                .map(|network| bridge::port_name(&self.inner.tag, container.id, network))
+                .flat_map(|network| bridge::port_names(&self.inner.tag, container.id, network))
                 .collect();
             (links, left, old, record)
         };
@@ -195,7 +195,7 @@ impl Networks {
         }
         let names: Vec<String> = networks
             .iter()
-            .map(|network| bridge::port_name(&self.inner.tag, container, network))
+            .flat_map(|network| bridge::port_names(&self.inner.tag, container, network))
             .collect();
         let flows = self.inner.flows.clone();
         tokio::spawn(async move {

@@ -22,7 +22,7 @@ const MAX_NAME_BYTES: usize = 15;
 
 /// One link to make, with everything looked up.
 pub struct LinkPlan {
-    host_name: String,
+    host_names: [String; 4],
     host_mac: Mac,
     /// Inside the container.
     name: String,
@@ -80,7 +80,7 @@ pub fn plan(
     let is_filtered = !container.ports.is_empty() && bridge::is_filtered();
     let mut links = Vec::new();
     let mut n_automatic = 0;
-    for (index, (endpoint, lease)) in container.endpoints.iter().zip(&record.leases).enumerate() {
+    for (endpoint, lease) in container.endpoints.iter().zip(&record.leases) {
         let network = state
             .networks
             .get(&lease.network)
@@ -106,10 +106,10 @@ pub fn plan(
                 gateways.push(pool.gateway);
             }
         }
-        let host_name = bridge::port_name(tag, container.id, &lease.network);
+        let host_names = bridge::port_names(tag, container.id, &lease.network);
         links.push(LinkPlan {
-            host_mac: bridge::mac(&host_name),
-            host_name,
+            host_mac: bridge::mac(&host_names[0]),
+            host_names,
             is_name_fixed: endpoint.interface_name.is_some(),
             name,
             mac: lease.mac,
@@ -151,36 +151,60 @@ pub fn make(
         .map_err(link_error("find", &link.bridge))?
         .ok_or_else(|| NetworkError::NotFound(link.bridge.clone()))?
         .index;
-    let veth = Veth {
-        name: &link.host_name,
-        mac: link.host_mac,
-        peer_name: &link.name,
-        peer_mac: link.mac,
-        mtu: link.mtu,
-        master,
-        peer_netns: netns.as_fd(),
-        alias: container,
-    };
-    let add = |changes: &mut Changes| {
-        changes.add_veth(&veth);
+    for host_name in &link.host_names {
+        let mut changes = Changes::default();
+        changes.add_veth(&Veth {
+            name: host_name,
+            mac: link.host_mac,
+            peer_name: &link.name,
+            peer_mac: link.mac,
+            mtu: link.mtu,
+            master,
+            peer_netns: netns.as_fd(),
+            alias: container,
+        });
         if link.port != Port::default() {
-            changes.set_port(&link.host_name, link.port);
+            changes.set_port(host_name, link.port);
         }
-    };
-    let mut changes = Changes::default();
-    add(&mut changes);
-    match route.apply(changes) {
-        // Left over from an attach that was cut off; its other end is in a namespace that nobody
-        // uses.
-        Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
-            let mut changes = Changes::default();
-            changes.delete_link(&link.host_name);
-            add(&mut changes);
-            route.apply(changes)
+        match route.apply(changes) {
+            Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
+                // Either name may be the one that exists; only another name for this end helps.
+                if has_link(netns, &link.name)? {
+                    return Err(link_error("create", &link.name)(refusal));
+                }
+            }
+            outcome => return outcome.map_err(link_error("create", host_name)),
         }
-        outcome => outcome,
     }
-    .map_err(link_error("create", &link.host_name))
+    // Every name is taken by a link that somebody keeps: the oldest gives way.
+    let [oldest, ..] = &link.host_names;
+    for index in indexes(route, std::slice::from_ref(oldest))? {
+        delete(route, index)?;
+    }
+    make(route, netns, link, container)
+}
+
+fn has_link(netns: &Netns, name: &str) -> Result<bool, NetworkError> {
+    netns
+        .with_route(|route| route.link(name))
+        .map(|found| found.is_some())
+        .map_err(link_error("find", name))
+}
+
+/// The newest of the links that the host's end may be.
+fn find(route: &mut Route, link: &LinkPlan) -> Result<Option<Link>, NetworkError> {
+    let mut newest: Option<Link> = None;
+    for name in &link.host_names {
+        let found = route.link(name).map_err(link_error("find", name))?;
+        if let Some(found) = found
+            && newest
+                .as_ref()
+                .is_none_or(|known| known.index < found.index)
+        {
+            newest = Some(found);
+        }
+    }
+    Ok(newest)
 }
 
 /// Makes a running container's links be these: those that exist are put back on their bridges,
@@ -198,10 +222,7 @@ pub fn converge(
         .map(|link| link.name)
         .collect();
     for mut link in links {
-        let found = route
-            .link(&link.host_name)
-            .map_err(link_error("find", &link.host_name))?;
-        if let Some(found) = found {
+        if let Some(found) = find(route, &link)? {
             restore_port(route, &link, &found, container)?;
             route_by(netns, &link, &found)?;
             continue;
@@ -248,11 +269,11 @@ fn restore_port(
         return Ok(());
     }
     let mut changes = Changes::default();
-    changes.enslave(&link.host_name, master, container);
-    changes.set_port(&link.host_name, link.port);
+    changes.enslave(&found.name, master, container);
+    changes.set_port(&found.name, link.port);
     route
         .apply(changes)
-        .map_err(link_error("restore", &link.host_name))
+        .map_err(link_error("restore", &found.name))
 }
 
 /// Inside the container. Addresses come before the link goes up, because going up announces them.

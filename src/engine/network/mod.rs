@@ -25,6 +25,7 @@ mod link;
 mod netns;
 mod port;
 mod record;
+mod rules;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -175,7 +176,9 @@ impl Networks {
         let mut ours: BTreeMap<String, String> = BTreeMap::new();
         for (id, record) in &state.endpoints {
             for lease in &record.leases {
-                ours.insert(bridge::port_name(tag, id, &lease.network), id.clone());
+                for name in bridge::port_names(tag, id, &lease.network) {
+                    ours.insert(name, id.clone());
+                }
             }
         }
         let bridges: BTreeSet<String> = state

@@ -1045,3 +1045,54 @@ fn a_running_container_joins_and_leaves_networks() {
         networks.remove("front").await.unwrap();
     });
 }
+
+#[test]
+fn a_restart_does_not_wait_for_the_last_link() {
+    on_host(|host| async move {
+        host.network("front", false).await;
+        let (near_ns, _) = Container::new("near-1", &["front"])
+            .start(&host.networks)
+            .await;
+        let web = Container::new("web-1", &["front"]);
+        // Namespaces that somebody keeps, as a debugger does, with their links.
+        let mut kept = Vec::new();
+        for _ in 0..6 {
+            let (netns, attachment) = web.start(&host.networks).await;
+            echo(&netns, 8080);
+            let ip = address(&attachment);
+            assert!(within(&near_ns, || call(ip, 8080)).is_ok());
+            host.networks.detach(&web.id).await.unwrap();
+            kept.push(netns);
+        }
+        until_links_are(&{
+            let mut names = names_of_links();
+            let near = bridge::port_names(TAG, &Container::new("near-1", &[]).id, "front");
+            names.retain(|name| name.starts_with("wh") || near.contains(name));
+            names
+        })
+        .await;
+    });
+}
+
+#[test]
+fn neighbours_are_kept_apart_without_icc() {
+    on_host(|host| async move {
+        let mut config = NetworkConfig {
+            name: "apart".to_owned(),
+            enable_ipv4: true,
+            ..NetworkConfig::default()
+        };
+        let option = "com.docker.network.bridge.enable_icc".to_owned();
+        config.driver_opts.insert(option, "false".to_owned());
+        host.networks.create(&config).await.unwrap();
+        let (one_ns, one) = Container::new("one-1", &["apart"])
+            .start(&host.networks)
+            .await;
+        let (two_ns, _) = Container::new("two-1", &["apart"])
+            .start(&host.networks)
+            .await;
+        echo(&one_ns, 8080);
+        assert!(within(&two_ns, || call(address(&one), 8080)).is_err());
+        assert!(call(address(&one), 8080).is_ok(), "the host still may");
+    });
+}
