@@ -37,7 +37,10 @@ const RTM_GETROUTE: u16 = 26;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
+const BR_STATE_DISABLED: u8 = 0;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_FLUSH: u16 = 24;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -160,6 +163,21 @@ impl Changes {
             info.nest(IFLA_INFO_SLAVE_DATA, |data| {
                 data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.reflects)]);
                 data.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.is_isolated)]);
+            });
+        });
+    }
+
+    /// Takes a bridge's port out of service: no frames, nothing learned. At once, where taking the
+    /// link down or away would wait for a grace period.
+    pub fn disable_port(&mut self, index: u32) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.push(RTM_NEWLINK, 0, &message);
+        self.requests.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attribute(IFLA_BRPORT_STATE, &[BR_STATE_DISABLED]);
+                data.attribute(IFLA_BRPORT_FLUSH, &[]);
             });
         });
     }

@@ -205,7 +205,7 @@ impl Networks {
         });
         let route = self.inner.route.clone();
         let lingering = tokio::task::spawn_blocking(move || {
-            super::with_route(&route, |route| link::indexes(route, &names))
+            super::with_route(&route, |route| link::silence(route, &names))
         })
         .await
         .map_err(|_panicked| NetworkError::CutOff {

@@ -296,12 +296,14 @@ impl Firewall {
     }
 
     /// The container that has published the port already.
+    /// An unspecified address overlaps with each.
     pub fn holder(
         &self,
         host_port: u16,
         protocol: Protocol,
         host_ip: Option<IpAddr>,
     ) -> Option<&str> {
+        let host_ip = host_ip.filter(|host| !host.is_unspecified());
         self.ports
             .iter()
             .find(|(_, rules)| {

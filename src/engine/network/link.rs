@@ -313,6 +313,26 @@ pub fn delete(route: &mut Route, index: u32) -> Result<(), NetworkError> {
     }
 }
 
+/// Takes those of the links that exist out of service, so that a namespace that is slow to die does
+/// not answer for an address that its container has again; gives their indexes.
+pub fn silence(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError> {
+    let found = indexes(route, names)?;
+    for index in &found {
+        let mut changes = Changes::default();
+        changes.disable_port(*index);
+        match route.apply(changes) {
+            // Gone meanwhile, or off its bridge.
+            Err(refusal)
+                if matches!(
+                    refusal.raw_os_error(),
+                    libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP
+                ) => {}
+            outcome => outcome.map_err(link_error("silence", &format!("number {index}")))?,
+        }
+    }
+    Ok(found)
+}
+
 /// Those of the links that exist.
 pub fn indexes(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError> {
     let mut found = Vec::new();

@@ -39,7 +39,7 @@ pub use zone::{Names, Zone};
 
 const PORT: u16 = 53;
 /// Questions to the outside that may be under way in all.
-const MAX_FORWARDS: usize = 1024;
+const MAX_FORWARDS: usize = 512;
 
 /// What all servers share.
 pub struct Shared {
