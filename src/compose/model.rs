@@ -28,6 +28,13 @@ pub struct Session<'a> {
     pub resolve_paths: bool,
     pub variables: Vec<Variable>,
     pub unset: BTreeSet<String>,
+    /// Ports that short forms expanded to so far; see [`Canonical`].
+    pub n_ports: usize,
+    /// Models loaded so far; includes that include each other's files twice would double at each
+    /// level.
+    n_models: usize,
+    /// Texts by path: an env file that many services name is held once.
+    texts: BTreeMap<PathBuf, FileId>,
     /// Parsed files by path; a base that many services extend is read once.
     parsed: BTreeMap<PathBuf, Option<Rc<Vec<Node>>>>,
     /// Values of `environment:` secrets and configs of included models, whose environment is not
@@ -44,6 +51,9 @@ pub struct Model<'a> {
     pub chain: &'a [PathBuf],
 }
 
+/// Most models of one load.
+const MAX_MODELS: usize = 1_000;
+
 /// The path that stands for standard input.
 pub const STDIN: &str = "-";
 
@@ -57,6 +67,9 @@ impl<'a> Session<'a> {
             resolve_paths: true,
             variables: Vec::new(),
             unset: BTreeSet::new(),
+            n_ports: 0,
+            n_models: 0,
+            texts: BTreeMap::new(),
             parsed: BTreeMap::new(),
             included_values: BTreeMap::new(),
         }
@@ -64,13 +77,18 @@ impl<'a> Session<'a> {
 
     /// Reads a text file into the source map.
     pub fn read(&mut self, path: &Path) -> io::Result<FileId> {
+        if let Some(known) = self.texts.get(path) {
+            return Ok(*known);
+        }
         let bytes = if path == Path::new(STDIN) {
             self.files.read_stdin()?
         } else {
             self.files.read(path)?
         };
         let text = files::decode(bytes)?;
-        Ok(self.sources.add(path.to_owned(), text))
+        let id = self.sources.add(path.to_owned(), text);
+        self.texts.insert(path.to_owned(), id);
+        Ok(id)
     }
 
     /// The documents of a Compose file; `None` when it cannot be read, which is reported once, at
@@ -128,14 +146,27 @@ impl<'a> Session<'a> {
         Canonical {
             diagnostics: &mut self.diagnostics,
             templates: !self.interpolate,
+            n_ports: &mut self.n_ports,
         }
     }
 
     /// Loads a model. `None` when no file of it could be read.
     pub fn model(&mut self, model: &Model<'_>) -> Option<Node> {
+        self.n_models += 1;
+        if self.n_models > MAX_MODELS {
+            if self.n_models == MAX_MODELS + 1 {
+                self.diagnostics.push(Diagnostic::error(
+                    "too-many-includes",
+                    format!("more than {MAX_MODELS} models are included"),
+                ));
+            }
+            return None;
+        }
         let mut merged: Option<Node> = None;
         for path in model.files {
-            let Some(documents) = self.documents(path, None) else { continue };
+            let Some(documents) = self.documents(path, None) else {
+                continue;
+            };
             let mut versions = 0;
             for document in documents.iter() {
                 let mut document = document.clone();
@@ -156,7 +187,9 @@ impl<'a> Session<'a> {
                     model.environment,
                 );
                 self.resource_names(&document);
-                if let Some(version) = document.as_map_mut().and_then(|m| m.shift_remove("version"))
+                if let Some(version) = document
+                    .as_map_mut()
+                    .and_then(|m| m.shift_remove("version"))
                 {
                     versions += 1;
                     if versions == 1 {
@@ -200,8 +233,15 @@ impl<'a> Session<'a> {
 
     /// Names of resources become parts of file names and labels.
     fn resource_names(&mut self, document: &Node) {
-        for section in ["services", "networks", "volumes", "secrets", "configs", "models"] {
-            for (name, node) in document.get(section).and_then(Node::as_map).into_iter().flatten() {
+        for section in [
+            "services", "networks", "volumes", "secrets", "configs", "models",
+        ] {
+            for (name, node) in document
+                .get(section)
+                .and_then(Node::as_map)
+                .into_iter()
+                .flatten()
+            {
                 let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
                 if name.is_empty() || !name.chars().all(legal) {
                     self.diagnostics.push(
