@@ -1303,3 +1303,68 @@ fn time_grows_with_the_file_and_not_faster() {
         "100 services: {small:?}, 1,000: {large:?}"
     );
 }
+
+/// Every key of the specification and of the reference implementation is known.
+#[test]
+fn every_key_is_in_the_table() {
+    use wharf::compose::schema::{self, Shape};
+
+    fn has(shape: &Shape, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else {
+            return true;
+        };
+        match shape {
+            Shape::OneOf(shapes) => shapes.iter().any(|shape| has(shape, path)),
+            Shape::Object(object) => object.shape(first).is_some_and(|shape| has(shape, rest)),
+            Shape::Dict(item) => *first == "*" && has(item, rest),
+            Shape::List(item) => *first == "[]" && has(item, rest),
+            Shape::Pairs => matches!(*first, "*" | "[]") && rest.is_empty(),
+            _ => false,
+        }
+    }
+    let keys = include_str!("data/compose/keys.txt");
+    let root = Shape::Object(&schema::PROJECT);
+    let missing: Vec<&str> = keys
+        .lines()
+        .filter(|key| !has(&root, &key.split('.').collect::<Vec<_>>()))
+        .collect();
+    assert!(keys.lines().count() > 350);
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// One file with every key: typed, printed, and read back to the same.
+#[test]
+fn every_key_is_typed_and_survives_printing() {
+    let mut options = options(&[("COMPOSE_PROFILES", "p"), ("HOME", "/h")]);
+    let text = include_str!("data/compose/everything.yaml");
+    let first = load(&options, &[("compose.yaml", text)]);
+    assert_eq!(errors(&first), Vec::<String>::new());
+    let project = first.project.as_ref().expect("it loads");
+    let printed = to_yaml(
+        project,
+        PrintOptions {
+            escape_dollar: true,
+        },
+    );
+    options.all_resources = true;
+    let second = load(&options, &[("compose.yaml", &printed)]);
+    assert_eq!(errors(&second), Vec::<String>::new(), "{printed}");
+    let again = second.project.as_ref().expect("it loads");
+    assert_eq!(project.services, again.services);
+    assert_eq!(project.networks, again.networks);
+    assert_eq!(project.volumes, again.volumes);
+    assert_eq!(document(&first), document(&second));
+
+    let sent = serde_json::to_string(project).expect("it serialises");
+    let received: compose::Project = serde_json::from_str(&sent).expect("it deserialises");
+    assert_eq!(received.services, project.services);
+
+    let mut printed = printed;
+    printed.truncate(
+        printed
+            .find("\nnetworks:\n")
+            .expect("the top level goes on"),
+    );
+    insta::assert_snapshot!("everything", printed);
+    insta::assert_json_snapshot!("everything_typed", project.services["all"]);
+}

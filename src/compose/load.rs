@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::find::{self, LoadOptions};
 use super::model::{Model, Session};
 use super::schema::{self, Shape};
-use super::{Project, ProjectName, admit, bind, check, environment, normalize, profiles};
+use super::{
+    Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
+};
 use crate::source::interpolate::Variable;
 use crate::source::{Diagnostic, Files, Map, Node, SourceMap, TreePath, Value, diagnostic};
 
@@ -138,7 +140,7 @@ fn project(
         &mut session.diagnostics,
     );
     if options.consistency {
-        check::consistency(&root, &disabled, &mut session.diagnostics);
+        consistency::check(&root, &disabled, &mut session.diagnostics);
     }
     profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
     if !options.all_resources {
