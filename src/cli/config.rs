@@ -162,8 +162,7 @@ pub fn run(
 }
 
 fn failure_code(loaded: &Loaded) -> u8 {
-    let mut errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-    match errors.all(|d| matches!(d.code, "no-file" | "unreadable-file")) {
+    match loaded.is_file_missing() {
         true => EXIT_FILE_NOT_FOUND,
         false => EXIT_PARSE,
     }

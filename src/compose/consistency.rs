@@ -11,13 +11,22 @@ use super::schema;
 use crate::source::{Diagnostic, Map, Node, Span};
 
 /// References and contradictions of the enabled services (V4, V6, V7, S3).
-pub fn check(root: &Node, disabled: &Disabled, diagnostics: &mut Vec<Diagnostic>) {
+///
+/// With `is_partial`, what seems missing may stand in a text that could not be read; only what is
+/// there is judged then.
+pub fn check(
+    root: &Node,
+    disabled: &Disabled,
+    is_partial: bool,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
     let all = root.get("services").and_then(Node::as_map);
     for (name, service) in services(root) {
         let one = One {
             root,
             name,
             service,
+            is_partial,
             diagnostics,
         };
         one.check(all, disabled);
@@ -43,15 +52,18 @@ struct One<'a> {
     root: &'a Node,
     name: &'a str,
     service: &'a Node,
+    is_partial: bool,
     diagnostics: &'a mut Vec<Diagnostic>,
 }
 
 impl One<'_> {
     fn check(mut self, all: Option<&Map>, disabled: &Disabled) {
-        self.source();
-        self.networks();
-        self.references();
-        self.dependencies(all, disabled);
+        self.network_mode();
+        if !self.is_partial {
+            self.source();
+            self.references();
+            self.dependencies(all, disabled);
+        }
         self.pull_policy();
         self.scale();
         self.limits();
@@ -107,7 +119,7 @@ impl One<'_> {
         .help = Some(help);
     }
 
-    fn networks(&mut self) {
+    fn network_mode(&mut self) {
         let service = self.service;
         if let (Some(mode), Some(networks)) = (service.get("network_mode"), service.get("networks"))
             && networks.as_map().is_some_and(|n| !n.is_empty())
@@ -123,6 +135,10 @@ impl One<'_> {
             .label(networks.entry_span(), "and here");
             self.diagnostics.push(diagnostic);
         }
+    }
+
+    fn references(&mut self) {
+        let service = self.service;
         for (network, node) in service
             .get("networks")
             .and_then(Node::as_map)
@@ -133,10 +149,6 @@ impl One<'_> {
                 self.undefined("networks", "network", network, node.entry_span());
             }
         }
-    }
-
-    fn references(&mut self) {
-        let service = self.service;
         for volume in list(service, "volumes") {
             if volume.get_str("type") == Some("volume")
                 && let Some(source) = volume.get("source")

@@ -73,6 +73,7 @@ fn resolve(
         let (file, from, is_local) = (last.file.clone(), last.name.clone(), last.is_local);
         match base(session, services, &file, &from, is_local, &extends, model) {
             None => {
+                session.is_partial = true;
                 failed = true;
                 break;
             }

@@ -28,6 +28,8 @@ pub struct Session<'a> {
     pub resolve_paths: bool,
     pub variables: Vec<Variable>,
     pub unset: BTreeSet<String>,
+    /// Something that was named could not be read, so that what seems missing may stand there.
+    pub is_partial: bool,
     /// Ports that short forms expanded to so far; see [`Canonical`].
     pub n_ports: usize,
     /// Models loaded so far; includes that include each other's files twice would double at each
@@ -67,6 +69,7 @@ impl<'a> Session<'a> {
             resolve_paths: true,
             variables: Vec::new(),
             unset: BTreeSet::new(),
+            is_partial: false,
             n_ports: 0,
             n_models: 0,
             texts: BTreeMap::new(),
@@ -98,11 +101,13 @@ impl<'a> Session<'a> {
             return known.clone();
         }
         let documents = match self.read(path) {
-            Ok(file) => Some(Rc::new(parse::parse(
-                &self.sources,
-                file,
-                &mut self.diagnostics,
-            ))),
+            Ok(file) => {
+                let mut found = Vec::new();
+                let documents = parse::parse(&self.sources, file, &mut found);
+                self.is_partial |= !found.is_empty();
+                self.diagnostics.append(&mut found);
+                Some(Rc::new(documents))
+            }
             Err(error) => {
                 self.unreadable(path, &error, named_at);
                 None
@@ -113,16 +118,18 @@ impl<'a> Session<'a> {
     }
 
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
+        self.is_partial = true;
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => "missing-file",
+            _ => "unreadable-file",
+        };
         let reason = match error.kind() {
             io::ErrorKind::NotFound => "no such file or directory".to_owned(),
             io::ErrorKind::IsADirectory => "is a directory".to_owned(),
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
             _ => error.to_string(),
         };
-        let diagnostic = Diagnostic::error(
-            "unreadable-file",
-            format!("open {}: {reason}", path.display()),
-        );
+        let diagnostic = Diagnostic::error(code, format!("open {}: {reason}", path.display()));
         self.diagnostics.push(match named_at {
             Some(span) => diagnostic.at(span),
             None => diagnostic,
