@@ -7,8 +7,10 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Tag, TreePath, Value, scalar};
 
-/// Most nodes one document may expand to, aliases counted at each use (Y4).
-pub const MAX_NODES: usize = 100_000;
+/// Most nodes that the aliases of one document may copy (Y4).
+pub const MAX_ALIASED: usize = 100_000;
+/// Most nodes of one document, written out or copied. A file that holds more is no project.
+pub const MAX_NODES: usize = 1_000_000;
 /// Deepest nesting of collections.
 pub const MAX_DEPTH: usize = 128;
 
@@ -25,6 +27,7 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
         diagnostics,
         anchors: Vec::new(),
         n_nodes: 0,
+        n_aliased: 0,
         path: TreePath::default(),
     };
     let mut documents = Vec::new();
@@ -33,6 +36,7 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
             Ok((Event::StreamEnd, _)) | Err(Stop::Ended) => break,
             Ok((Event::DocumentStart(_), _)) => {
                 builder.n_nodes = 0;
+                builder.n_aliased = 0;
                 builder.anchors.clear();
                 match builder
                     .next()
@@ -95,6 +99,7 @@ struct Builder<'t, 'd> {
     /// By anchor number: `None` while the anchored node is still being read.
     anchors: Vec<Option<(Node, usize)>>,
     n_nodes: usize,
+    n_aliased: usize,
     path: TreePath,
 }
 
@@ -134,17 +139,18 @@ impl<'t> Builder<'t, '_> {
 
     fn spend(&mut self, n: usize, at: Span) -> Result<(), Stop> {
         self.n_nodes += n;
-        if self.n_nodes > MAX_NODES {
-            return Err(Stop::Refused(
-                Diagnostic::error(
-                    "too-many-nodes",
-                    format!("document expands to more than {MAX_NODES} values"),
-                )
+        let message = if self.n_aliased > MAX_ALIASED {
+            format!("aliases expand to more than {MAX_ALIASED} values")
+        } else if self.n_nodes > MAX_NODES {
+            format!("document has more than {MAX_NODES} values")
+        } else {
+            return Ok(());
+        };
+        Err(Stop::Refused(
+            Diagnostic::error("too-many-nodes", message)
                 .at(at)
                 .help("aliases of aliases multiply; write the values out or split the file"),
-            ));
-        }
-        Ok(())
+        ))
     }
 
     fn open_anchor(&mut self, anchor: usize) {
@@ -170,10 +176,15 @@ impl<'t> Builder<'t, '_> {
         let before = self.n_nodes;
         let (anchor, node) = match event {
             Event::Alias(id) => match self.anchors.get(id) {
-                Some(Some((node, size))) => {
-                    let (node, size) = (node.clone(), *size);
+                Some(Some((_, size))) => {
+                    // Counted before it is copied: the copy is what must not be made.
+                    let size = *size;
+                    self.n_aliased += size;
                     self.spend(size, span)?;
-                    return Ok(node);
+                    if let Some(Some((node, _))) = self.anchors.get(id) {
+                        return Ok(node.clone());
+                    }
+                    return Err(Stop::Ended);
                 }
                 _ => {
                     return Err(Stop::Refused(
