@@ -11,7 +11,7 @@ use rustix::net::{
 };
 
 /// Descriptors that one packet can carry here (the kernel's own limit is 253).
-pub const MAX_FDS: usize = 64;
+pub const MAX_FDS: usize = 250;
 
 /// Two connected `SOCK_SEQPACKET` ends.
 ///
