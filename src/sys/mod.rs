@@ -14,5 +14,6 @@ pub mod process;
 pub mod pty;
 pub mod root;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod socket;

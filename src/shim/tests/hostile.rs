@@ -433,3 +433,37 @@ fn privileged_read_only_reaches_below_where_it_is_asked_to() {
         "a plain bind shows what is below the mount"
     );
 }
+
+#[test]
+fn privileged_a_filter_that_denies_all_still_gives_a_reason() {
+    if !is_privileged() {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let rig = Rig::new();
+    let program = rig.image().join("bin/broken");
+    std::fs::write(&program, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let plain = rig.fails(|bundle| bundle["spec"]["process"]["args"] = json!(["broken"]));
+    assert_eq!(
+        (plain.kind, plain.message.as_str()),
+        (
+            FailureKind::CommandNotFound,
+            "exec /bin/broken: no such file or directory"
+        )
+    );
+    let strict = rig.fails(|bundle| {
+        bundle["spec"]["process"]["args"] = json!(["broken"]);
+        bundle["spec"]["process"]["noNewPrivileges"] = json!(true);
+        bundle["spec"]["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+            "syscalls": [{"names": ["execve", "exit", "exit_group"], "action": "SCMP_ACT_ALLOW"}],
+        });
+    });
+    assert_eq!(
+        (strict.kind, strict.errno),
+        (FailureKind::CommandNotFound, libc::ENOENT),
+        "{strict}"
+    );
+}
