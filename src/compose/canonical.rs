@@ -16,7 +16,7 @@ pub struct Canonical<'a> {
 }
 
 /// Most ports that the short forms of one load may expand to.
-const MAX_PORTS: usize = 200_000;
+const MAX_PORTS: usize = 70_000;
 
 /// What a `key` alone, without `=value`, stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -174,9 +174,12 @@ impl<'a> Session<'a> {
             let Some(documents) = self.documents(path, None) else {
                 continue;
             };
+            // A file of a model is rarely read a second time, and then it is parsed again: that is
+            // cheaper than a copy of every file.
+            self.parsed.remove(path);
+            let documents = Rc::try_unwrap(documents).unwrap_or_else(|shared| (*shared).clone());
             let mut versions = 0;
-            for document in documents.iter() {
-                let mut document = document.clone();
+            for mut document in documents {
                 if document.is_null() {
                     continue;
                 }
