@@ -385,6 +385,10 @@ impl Canonical<'_> {
         };
         let mut ports = Vec::new();
         for item in std::mem::take(items) {
+            if *self.n_ports > MAX_PORTS {
+                // Said once; expanding what follows would be the work that the limit prevents.
+                break;
+            }
             match item.as_str() {
                 None => ports.push(item),
                 Some(text) if self.is_template(text) => ports.push(item),
