@@ -366,7 +366,7 @@ mod tests {
         (documents, diagnostics, sources)
     }
 
-    fn slice<'t>(text: &'t str, span: Span) -> &'t str {
+    fn slice(text: &str, span: Span) -> &str {
         &text[span.start as usize..span.end as usize]
     }
 
