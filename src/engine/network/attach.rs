@@ -323,7 +323,12 @@ impl Networks {
             for link in &links {
                 link::configure(&netns, link)?;
             }
-            Ok(())
+            super::with_route(&route, |route| {
+                for link in &links {
+                    link::settle(route, &netns, link)?;
+                }
+                Ok(())
+            })
         })
         .await
         .map_err(|_panicked| NetworkError::CutOff {

@@ -161,11 +161,7 @@ pub fn make(
             mtu: link.mtu,
             master,
             peer_netns: netns.as_fd(),
-            alias: container,
         });
-        if link.port != Port::default() {
-            changes.set_port(host_name, link.port);
-        }
         match route.apply(changes) {
             Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
                 // Either name may be the one that exists; only another name for this end helps.
@@ -173,7 +169,18 @@ pub fn make(
                     return Err(link_error("create", &link.name)(refusal));
                 }
             }
-            outcome => return outcome.map_err(link_error("create", host_name)),
+            Err(refusal) => return Err(link_error("create", host_name)(refusal)),
+            Ok(()) => {
+                // Only now: a dead link of that name would be woken up.
+                let mut changes = Changes::default();
+                changes.bring_up_port(host_name, container);
+                if link.port != Port::default() {
+                    changes.set_port(host_name, link.port);
+                }
+                return route
+                    .apply(changes)
+                    .map_err(link_error("bring up", host_name));
+            }
         }
     }
     // Every name is taken by a link that somebody keeps: the oldest gives way.
@@ -234,6 +241,7 @@ pub fn converge(
         }
         make(route, netns, &link, container)?;
         configure(netns, &link)?;
+        settle(route, netns, &link)?;
         inside.push(link.name);
     }
     Ok(())
@@ -276,14 +284,10 @@ fn restore_port(
         .map_err(link_error("restore", &found.name))
 }
 
-/// Inside the container. Addresses come before the link goes up, because going up announces them.
+/// Inside the container.
 pub fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
     netns.with_route(|route| {
-        let index = route
-            .link(&link.name)
-            .map_err(link_error("find", &link.name))?
-            .ok_or_else(|| NetworkError::NotFound(link.name.clone()))?
-            .index;
+        let index = inner_index(route, link)?;
         let mut changes = Changes::default();
         for address in &link.addresses {
             changes.add_address(index, *address);
@@ -301,6 +305,32 @@ pub fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
             .apply(changes)
             .map_err(link_error("configure", &link.name))
     })
+}
+
+/// Sees to it that frames pass when this returns, and that neighbours know who has the address now.
+///
+/// Both ends are up, but the kernel acts on that in the background: the bridge opens the port, and
+/// each end its queue, up to seconds later on a busy machine, and a first packet lost by then costs
+/// its sender a second. Asking for a link makes the kernel act at once.
+pub fn settle(route: &mut Route, netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
+    find(route, link)?;
+    netns.with_route(|route| {
+        let index = inner_index(route, link)?;
+        let mut changes = Changes::default();
+        changes.announce(index, link.mac);
+        route
+            .apply(changes)
+            .map_err(link_error("announce", &link.name))
+    })
+}
+
+fn inner_index(route: &mut Route, link: &LinkPlan) -> Result<u32, NetworkError> {
+    let found = route
+        .link(&link.name)
+        .map_err(link_error("find", &link.name))?;
+    found
+        .map(|found| found.index)
+        .ok_or_else(|| NetworkError::NotFound(link.name.clone()))
 }
 
 pub fn delete(route: &mut Route, index: u32) -> Result<(), NetworkError> {
