@@ -313,19 +313,19 @@ impl Networks {
             container.to_owned(),
         );
         tokio::task::spawn_blocking(move || {
-            super::with_route(&route, |route| {
-                for link in &links {
-                    link::make(route, &netns, link, &id)?;
-                }
-                Ok(())
+            let host_names = super::with_route(&route, |route| {
+                links
+                    .iter()
+                    .map(|link| link::make(route, &netns, link, &id))
+                    .collect::<Result<Vec<String>, _>>()
             })?;
             // In the container's own namespace and by its own socket, beside other containers.
             for link in &links {
                 link::configure(&netns, link)?;
             }
             super::with_route(&route, |route| {
-                for link in &links {
-                    link::settle(route, &netns, link)?;
+                for (link, host_name) in links.iter().zip(&host_names) {
+                    link::settle(route, &netns, link, host_name)?;
                 }
                 Ok(())
             })

@@ -139,13 +139,14 @@ fn link_error(action: &'static str, name: &str) -> impl FnOnce(Refusal) -> Netwo
     }
 }
 
-/// Makes the link in one request: both ends named, in their places, enslaved.
+/// Makes the link in one request: both ends named, in their places, enslaved. Gives the name of the
+/// host's end.
 pub fn make(
     route: &mut Route,
     netns: &Netns,
     link: &LinkPlan,
     container: &str,
-) -> Result<(), NetworkError> {
+) -> Result<String, NetworkError> {
     let master = route
         .link(&link.bridge)
         .map_err(link_error("find", &link.bridge))?
@@ -179,6 +180,7 @@ pub fn make(
                 }
                 return route
                     .apply(changes)
+                    .map(|()| host_name.clone())
                     .map_err(link_error("bring up", host_name));
             }
         }
@@ -239,9 +241,9 @@ pub fn converge(
             link.name = format!("eth{number}");
             number += 1;
         }
-        make(route, netns, &link, container)?;
+        let host_name = make(route, netns, &link, container)?;
         configure(netns, &link)?;
-        settle(route, netns, &link)?;
+        settle(route, netns, &link, &host_name)?;
         inside.push(link.name);
     }
     Ok(())
@@ -312,8 +314,15 @@ pub fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
 /// Both ends are up, but the kernel acts on that in the background: the bridge opens the port, and
 /// each end its queue, up to seconds later on a busy machine, and a first packet lost by then costs
 /// its sender a second. Asking for a link makes the kernel act at once.
-pub fn settle(route: &mut Route, netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
-    find(route, link)?;
+pub fn settle(
+    route: &mut Route,
+    netns: &Netns,
+    link: &LinkPlan,
+    host_name: &str,
+) -> Result<(), NetworkError> {
+    route
+        .link(host_name)
+        .map_err(link_error("find", host_name))?;
     netns.with_route(|route| {
         let index = inner_index(route, link)?;
         let mut changes = Changes::default();
