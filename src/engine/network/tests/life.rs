@@ -222,7 +222,7 @@ fn rules_do_not_grow_with_ports() {
 fn fifty_containers_at_once() {
     on_host(|host| async move {
         for way in ["table", "program"] {
-            let cgroup = (way == "program").then(Cgroup::enter).flatten();
+            let cgroup = (way == "program").then(|| Cgroup::enter("fifty")).flatten();
             if let Some(cgroup) = &cgroup {
                 host.networks.use_cgroup(&cgroup.path);
             }

@@ -296,27 +296,40 @@ fn addresses_in(message: &Message) -> Vec<IpAddr> {
     addresses
 }
 
-/// A cgroup that this process is in while the test runs.
+/// A cgroup that this thread, and what it spawns, is in while the test runs. The process as a whole
+/// stays where it is, because other tests run beside this one.
 struct Cgroup {
+    root: &'static str,
     path: PathBuf,
 }
 
 impl Cgroup {
-    fn enter() -> Option<Cgroup> {
+    fn enter(name: &str) -> Option<Cgroup> {
         let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
             .into_iter()
             .find(|root| fs::exists(format!("{root}/cgroup.controllers")).unwrap_or(false))?;
-        let path = PathBuf::from(format!("{root}/wharf-test-{}", std::process::id()));
+        let path = PathBuf::from(format!("{root}/wharf-test-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("cgroup.procs"), "0").unwrap();
-        Some(Cgroup { path })
+        let cgroup = Cgroup { root, path };
+        let entered = fs::write(cgroup.path.join("cgroup.type"), "threaded")
+            .and_then(|()| fs::write(cgroup.path.join("cgroup.threads"), "0"));
+        if let Err(error) = entered {
+            let note = format!("skipped: no threaded cgroup ({error})\n");
+            io::stderr().write_all(note.as_bytes()).unwrap();
+            return None;
+        }
+        Some(cgroup)
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A left-over empty cgroup does no harm.
-        let _stays = fs::write(self.path.parent().unwrap().join("cgroup.procs"), "0");
+        let threads = fs::read_to_string(self.path.join("cgroup.threads")).unwrap_or_default();
+        for thread in threads.lines() {
+            // It may have ended.
+            let _gone = fs::write(format!("{}/cgroup.threads", self.root), thread);
+        }
+        // An empty cgroup that stays does no harm.
         let _stays = fs::remove_dir(&self.path);
     }
 }

@@ -147,7 +147,7 @@ fn names_by_a_table_in_each_container() {
 #[test]
 fn names_by_programs_on_the_cgroup() {
     on_host(|host| async move {
-        let Some(cgroup) = Cgroup::enter() else {
+        let Some(cgroup) = Cgroup::enter("names") else {
             return;
         };
         host.networks.use_cgroup(&cgroup.path);
