@@ -20,7 +20,7 @@ use super::flows::Stale;
 use super::link;
 use super::netns::Netns;
 use super::port;
-use super::record::{EndpointRecord, Lease, Published};
+use super::record::{EndpointRecord, Family, Lease, Published};
 use super::state;
 use super::{Networks, lock};
 use crate::compose::PortBinding;
@@ -276,7 +276,11 @@ impl Networks {
     fn reserve(&self, container: &Attach<'_>) -> Result<Vec<port::Reservation>, NetworkError> {
         let has_gateway = {
             let state = lock(&self.inner.state);
-            [false, true].map(|is_v6| state.gateway_endpoint(container.endpoints, is_v6).is_some())
+            Family::BOTH.map(|family| {
+                state
+                    .gateway_endpoint(container.endpoints, family)
+                    .is_some()
+            })
         };
         // From an internal network nothing is published, as in Docker.
         if has_gateway == [false, false] {
@@ -462,7 +466,7 @@ impl Networks {
             })
             .collect();
         let host_gateway = state
-            .gateway_endpoint(container.endpoints, false)
+            .gateway_endpoint(container.endpoints, Family::V4)
             .map(|(_, network)| network)
             .or_else(|| {
                 let first = record.leases.first()?;

@@ -12,6 +12,7 @@ use super::attach::Attach;
 use super::bridge;
 use super::error::NetworkError;
 use super::netns::Netns;
+use super::record::Family;
 use super::state::State;
 use crate::plan::EndpointConfig;
 use crate::sys::netlink::Refusal;
@@ -72,9 +73,9 @@ pub fn plan(
         }
         used.push(name.clone());
     }
-    let is_gateway = |endpoint: &EndpointConfig, is_v6: bool| {
+    let is_gateway = |endpoint: &EndpointConfig, family: Family| {
         state
-            .gateway_endpoint(container.endpoints, is_v6)
+            .gateway_endpoint(container.endpoints, family)
             .is_some_and(|(chosen, _)| std::ptr::eq(chosen, endpoint))
     };
     let is_filtered = !container.ports.is_empty() && bridge::is_filtered();
@@ -97,12 +98,12 @@ pub fn plan(
         };
         let mut addresses = Vec::new();
         let mut gateways = Vec::new();
-        for (is_v6, address) in [(false, lease.ipv4), (true, lease.ipv6)] {
-            let (Some(address), Some(pool)) = (address, network.pool(is_v6)) else {
+        for family in Family::BOTH {
+            let (Some(address), Some(pool)) = (lease.address(family), network.pool(family)) else {
                 continue;
             };
             addresses.extend(IpNet::new(address, pool.subnet.prefix_len()));
-            if is_gateway(endpoint, is_v6) {
+            if is_gateway(endpoint, family) {
                 gateways.push(pool.gateway);
             }
         }

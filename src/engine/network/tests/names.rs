@@ -159,3 +159,78 @@ fn names_by_programs_on_the_cgroup() {
         assert_eq!(tables, [], "the programs were used, not the fallback");
     });
 }
+
+/// A name server whose answer is too long for UDP: it says so there, and gives it by TCP.
+fn long_upstream(address: &str) {
+    let udp = UdpSocket::bind((address, 53)).unwrap();
+    let tcp = TcpListener::bind((address, 53)).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+            reply.add_queries(query.queries.iter().cloned());
+            reply.metadata.truncation = true;
+            // The asker may be gone.
+            let _gone = udp.send_to(&reply.to_vec().unwrap(), peer);
+        }
+    });
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = tcp.accept() {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut query).unwrap();
+            let query = Message::from_vec(&query).unwrap();
+            let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
+            reply.add_queries(query.queries.iter().cloned());
+            for number in 0..250 {
+                let name = query.queries[0].name().clone();
+                let address = Ipv4Addr::new(192, 0, 2, number);
+                reply.add_answer(Record::from_rdata(name, 60, RData::A(A(address))));
+            }
+            let bytes = reply.to_vec().unwrap();
+            stream
+                .write_all(&(bytes.len() as u16).to_be_bytes())
+                .unwrap();
+            stream.write_all(&bytes).unwrap();
+        }
+    });
+}
+
+#[test]
+fn long_answers_come_by_tcp_and_silent_servers_are_passed_over() {
+    on_host(|host| async move {
+        long_upstream("127.0.0.54");
+        // Bound and never read: the first server is silent.
+        let _silent = UdpSocket::bind("127.0.0.53:53").unwrap();
+        write_resolv_conf(&host, &["127.0.0.54"]);
+        let host = host.restart();
+        host.network("front", false).await;
+        let (netns, _) = Container::new("one-1", &["front"])
+            .start(&host.networks)
+            .await;
+        let answer = ask(&netns, "long.example.", RecordType::A).unwrap();
+        assert!(answer.metadata.truncation);
+        let answer = ask_tcp(&netns, "long.example.").unwrap();
+        assert_eq!(addresses_in(&answer).len(), 250);
+
+        write_resolv_conf(&host, &["127.0.0.53", "127.0.0.54"]);
+        let until = Instant::now() + Duration::from_secs(2);
+        while host.networks.inner.resolver.host().servers.len() < 2 {
+            assert!(Instant::now() < until, "the change is not seen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let started = Instant::now();
+        let passed = within(&netns, || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let patience = Some(Duration::from_secs(8));
+            socket.set_read_timeout(patience).unwrap();
+            let query = question("long.example.", RecordType::A);
+            socket.send_to(&query, "127.0.0.11:53").unwrap();
+            socket.recv(&mut [0; 512]).is_ok()
+        });
+        assert!(passed);
+        assert!(started.elapsed() >= Duration::from_secs(4), "in order");
+    });
+}

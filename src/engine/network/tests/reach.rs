@@ -165,7 +165,7 @@ fn both_families() {
             }
         });
         assert!(within(&near_ns, || call(own, 8080)).is_ok());
-        let gateway = record.pool(true).unwrap().gateway;
+        let gateway = record.pool(Family::V6).unwrap().gateway;
         assert!(call(gateway, 18080).is_ok(), "published by IPv6");
         assert!(within(&near_ns, || call(gateway, 18080)).is_ok());
         let answer = ask(&near_ns, "web.", RecordType::AAAA).unwrap();
