@@ -497,7 +497,10 @@ mod the_rules_themselves {
         let bad = [
             ("use crate::engine::Roots;", 1),
             ("use crate::{compose::Project, engine};", 1),
-            ("use crate::{\n    plan::Step,\n    api::{client, server},\n};", 2),
+            (
+                "use crate::{\n    plan::Step,\n    api::{client, server},\n};",
+                2,
+            ),
             ("fn f() -> crate::engine::Engine {}", 1),
             ("use super::super::engine::X;", 1),
         ];
@@ -517,8 +520,14 @@ mod the_rules_themselves {
 
     #[test]
     fn an_arrow_to_one_module_opens_no_other_of_that_room() {
-        assert_eq!(foreign_imports("cli", 2, "use crate::api::server;").len(), 1);
-        assert_eq!(foreign_imports("engine", 2, "use crate::shim::supervise::run;").len(), 1);
+        assert_eq!(
+            foreign_imports("cli", 2, "use crate::api::server;").len(),
+            1
+        );
+        assert_eq!(
+            foreign_imports("engine", 2, "use crate::shim::supervise::run;").len(),
+            1
+        );
         assert_eq!(foreign_imports("engine", 2, "use crate::shim;").len(), 1);
     }
 
@@ -538,10 +547,16 @@ mod the_rules_themselves {
     fn words_in_comments_and_literals_do_not_count() {
         let text = "// unsafe\n/* unsafe /* unsafe */ */ let a = \"unsafe \\\" unsafe\";\n\
                     let b = r#\"unsafe \" \"#; let c = 'u'; let d: &'static str = x;";
-        assert_eq!(lines_with_word(&code_only(text), "unsafe"), Vec::<String>::new());
+        assert_eq!(
+            lines_with_word(&code_only(text), "unsafe"),
+            Vec::<String>::new()
+        );
         assert_eq!(code_only(text).lines().count(), text.lines().count());
         assert!(code_only(text).contains("&'static str = x;"));
-        assert_eq!(lines_with_word(&code_only("let a = 'b'; unsafe { }"), "unsafe").len(), 1);
+        assert_eq!(
+            lines_with_word(&code_only("let a = 'b'; unsafe { }"), "unsafe").len(),
+            1
+        );
         assert!(lines_with_word("#![deny(unsafe_code)]", "unsafe").is_empty());
     }
 
