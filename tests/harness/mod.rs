@@ -17,5 +17,5 @@ pub mod kernel;
 pub mod terminal;
 pub mod wait;
 
-pub use env::{Project, TestEnv};
+pub use env::{Project, Run, TestEnv};
 pub use wait::wait_for;

@@ -6,9 +6,22 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bad_input;
+mod crash;
 mod examples;
+mod exec;
 mod harness_itself;
+mod health;
+mod images;
 mod lifecycle;
+mod limits;
+mod logs;
+mod namespaces;
+mod networks;
+mod order;
+mod restart;
+mod security;
+mod storage;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -32,7 +45,25 @@ macro_rules! cases {
 pub(crate) use cases;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [harness_itself::CASES, examples::CASES, lifecycle::CASES].concat();
+    let cases: Vec<Case> = [
+        bad_input::CASES,
+        crash::CASES,
+        examples::CASES,
+        exec::CASES,
+        harness_itself::CASES,
+        health::CASES,
+        images::CASES,
+        lifecycle::CASES,
+        limits::CASES,
+        logs::CASES,
+        namespaces::CASES,
+        networks::CASES,
+        order::CASES,
+        restart::CASES,
+        security::CASES,
+        storage::CASES,
+    ]
+    .concat();
     if let Some(code) = isolation::play_role(&cases) {
         return code;
     }
