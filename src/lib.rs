@@ -29,4 +29,6 @@ pub mod shim;
 
 pub mod sys;
 
+pub mod boot;
+
 pub mod cli;

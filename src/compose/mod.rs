@@ -5,12 +5,40 @@
 //! specification fixes filled in. They serialise, because the canonical form is a public format
 //! (`wharf config`) and travels from the CLI to the engine.
 
+mod admit;
+mod bind;
+mod build;
+mod canonical;
+mod check;
+mod deploy;
+mod environment;
+mod extends;
+mod extra;
+mod find;
+mod include;
+mod load;
+mod merge;
+mod model;
 mod network;
+mod normalize;
+mod paths;
+pub mod print;
+mod profiles;
 mod project;
 mod resource;
+pub mod schema;
 mod service;
+mod short;
+pub mod units;
 mod volume;
 
+pub use admit::Environment;
+pub use build::*;
+pub use deploy::*;
+pub use environment::{UnsetObject, resolve_environment_objects};
+pub use extra::*;
+pub use find::LoadOptions;
+pub use load::{Loaded, load, project_name};
 pub use network::*;
 pub use project::*;
 pub use resource::*;

@@ -22,6 +22,8 @@ pub struct Network {
     pub enable_ipv4: Option<bool>,
     pub enable_ipv6: Option<bool>,
     pub ipam: Vec<IpamPool>,
+    pub ipam_driver: Option<String>,
+    pub ipam_options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
 }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{FileObject, Network, Service, Volume};
+use super::{FileObject, ModelConfig, Network, Service, Volume};
+use crate::source::Node;
 
 /// A project name: lower-case letters, digits, `-` and `_`, starting with a letter or a digit.
 ///
@@ -106,4 +108,40 @@ pub struct Project {
     /// failure in the engine can still name file and line. Paths are display keys only.
     #[serde(default)]
     pub locations: BTreeMap<String, Location>,
+    #[serde(default)]
+    pub models: BTreeMap<String, ModelConfig>,
+    /// `x-…` keys of the top level, as written.
+    #[serde(default)]
+    pub extensions: BTreeMap<String, serde_json::Value>,
+    /// The canonical tree that the fields above were read from; what `config` prints. It stays in
+    /// the process that loaded the files.
+    #[serde(skip)]
+    pub canonical: Option<Arc<Node>>,
+    /// Values of `environment:` secrets and configs of included models, by `secrets.NAME` and
+    /// `configs.NAME`. Secret, so they never travel except as `content`.
+    #[serde(skip)]
+    pub included_values: BTreeMap<String, Option<String>>,
+}
+
+impl Project {
+    /// A project without anything in it.
+    pub fn new(name: ProjectName) -> Self {
+        Project {
+            name,
+            working_dir: PathBuf::new(),
+            config_files: Vec::new(),
+            environment_files: Vec::new(),
+            services: IndexMap::new(),
+            disabled_services: Vec::new(),
+            networks: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            locations: BTreeMap::new(),
+            models: BTreeMap::new(),
+            extensions: BTreeMap::new(),
+            canonical: None,
+            included_values: BTreeMap::new(),
+        }
+    }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{FileMount, Mount, PortBinding, Resources, ServiceNetwork};
+use super::{
+    BlkioConfig, Build, CredentialSpec, Deploy, DeviceRequest, EnvFile, FileMount, Hook, Mount,
+    PortBinding, Provider, Resources, ServiceModel, ServiceNetwork, WatchRule,
+};
 
 /// One service in canonical form. `None` and empty collections mean "not written in the file".
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -91,6 +94,32 @@ pub struct Service {
     pub scale: Option<u32>,
     pub profiles: Vec<String>,
     pub logging: Option<Logging>,
+
+    pub build: Option<Build>,
+    /// `develop.watch`; `None` when the service has no `develop` at all.
+    pub develop: Option<Vec<WatchRule>>,
+    pub deploy: Option<Deploy>,
+    pub gpus: Vec<DeviceRequest>,
+    pub blkio_config: Option<BlkioConfig>,
+    /// Hooks that run before the service's containers start, in containers of their own.
+    pub pre_start: Vec<Hook>,
+    pub post_start: Vec<Hook>,
+    pub pre_stop: Vec<Hook>,
+    pub models: BTreeMap<String, ServiceModel>,
+    pub provider: Option<Provider>,
+    /// Only filled when the load does not read env files.
+    pub env_file: Vec<EnvFile>,
+    /// Only filled when the load does not read label files.
+    pub label_file: Vec<PathBuf>,
+    pub credential_spec: Option<CredentialSpec>,
+    pub use_api_socket: bool,
+    pub storage_opt: BTreeMap<String, String>,
+    /// Windows only, like `cpu_count` and `cpu_percent`.
+    pub isolation: Option<String>,
+    pub cpu_count: Option<i64>,
+    pub cpu_percent: Option<f64>,
+    /// `x-…` keys, `x-wharf` among them, as written.
+    pub extensions: BTreeMap<String, serde_json::Value>,
 }
 
 impl Service {

@@ -61,6 +61,8 @@ pub struct ContainerConfig {
     pub resources: Resources,
 
     pub mounts: Vec<MountConfig>,
+    /// Containers whose mounts this one takes over: `container` or `container:ro`.
+    pub volumes_from: Vec<String>,
     /// Files with content that the engine places before the start (secrets, configs).
     pub files: Vec<FileConfig>,
 

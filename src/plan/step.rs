@@ -14,6 +14,8 @@ pub struct Plan {
     pub graph: DiGraph<Step, ()>,
     /// Remarks for the user that stop nothing (orphans, foreign volumes).
     pub warnings: Vec<String>,
+    /// Containers that run as they should, by name: nothing has to be done for them.
+    pub running: Vec<String>,
 }
 
 /// One step and the reason for it.
@@ -53,9 +55,11 @@ pub enum Action {
     CreateContainer {
         service: String,
         config: Box<ContainerConfig>,
-        /// The container that this one replaces: its anonymous volumes are handed over, and it is
-        /// removed and its name taken once the new one exists.
+        /// The container that this one replaces. Later steps of the plan remove it and give its name
+        /// to this one, which is created under a temporary name.
         replaces: Option<String>,
+        /// Take over the anonymous volumes of the replaced container.
+        inherit_volumes: bool,
     },
     /// Give a container another name (the last part of a replacement).
     RenameContainer {

@@ -4,4 +4,13 @@
 //! before its async runtime starts. It is the parent of the container's init; it survives the
 //! engine and is found again by its socket.
 
+mod connection;
+mod execs;
+mod output;
 pub mod protocol;
+mod record;
+mod respawn;
+pub mod spawner;
+mod supervise;
+#[cfg(test)]
+mod tests;

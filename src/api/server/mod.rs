@@ -1,0 +1,158 @@
+//! Serves the API on a listening unix socket.
+//!
+//! Owns connections, the order of commands on a project, and the end of streams at shutdown. Knows
+//! an engine only as a [`Host`]. A handler that panics answers 500 and takes nothing else with it.
+
+mod docker;
+mod error;
+mod logs;
+mod project;
+mod route;
+mod session;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Uri;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::Host;
+use transaction::Transactions;
+
+/// How long requests in flight may take to end after a shutdown began.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What every handler is given.
+pub(super) struct Shared<H> {
+    host: Arc<H>,
+    transactions: Transactions,
+    /// Cancelled at shutdown: streams end, sessions close.
+    closing: CancellationToken,
+}
+
+/// Serves until `shutdown` is cancelled, then ends all streams and waits a few seconds for requests
+/// in flight. Commands on projects that still run by then go on in their own tasks.
+///
+/// # Errors
+/// When the listener fails for good; a connection's failure is that connection's own.
+pub async fn serve<H: Host>(
+    host: Arc<H>,
+    listener: UnixListener,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let shared = Arc::new(Shared {
+        host,
+        transactions: Transactions::default(),
+        closing: shutdown.clone(),
+    });
+    let router = route::router(shared);
+    let connections = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            // Cancel safe: an accept that is dropped has taken no connection from the queue.
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_transient(&error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+            // Cancel safe: the token keeps its state.
+            () = shutdown.cancelled() => break,
+        };
+        let router = router.clone();
+        let closing = shutdown.clone();
+        connections.spawn(async move {
+            let service = service_fn(move |mut request: hyper::Request<_>| {
+                strip_version(request.uri_mut());
+                router.clone().oneshot(request)
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                // Cancel safe: on the other branch the same connection is polled to its end.
+                ended = connection.as_mut() => ended,
+                () = closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended early");
+            }
+        });
+    }
+    connections.close();
+    if tokio::time::timeout(DRAIN, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests were still running at shutdown");
+    }
+    Ok(())
+}
+
+/// Running out of descriptors or memory passes; so does a client that gave up in the queue.
+fn is_transient(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOBUFS
+                | Errno::NOMEM
+                | Errno::AGAIN
+        )
+    )
+}
+
+/// Takes Docker's `/v1.NN` off the path; every version has the same routes.
+fn strip_version(uri: &mut Uri) {
+    let Some(rest) = uri.path_and_query().and_then(|whole| {
+        let rest = whole.as_str().strip_prefix("/v1.")?;
+        let slash = rest.find('/')?;
+        rest[..slash]
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| rest[slash..].to_owned())
+    }) else {
+        return;
+    };
+    if let Ok(stripped) = rest.parse() {
+        *uri = stripped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_prefixes_are_stripped_and_nothing_else() {
+        for (path, stripped) in [
+            ("/v1.47/containers/json?all=1", "/containers/json?all=1"),
+            ("/v1.24/_ping", "/_ping"),
+            ("/_ping", "/_ping"),
+            ("/v1.x/_ping", "/v1.x/_ping"),
+            ("/v1.47", "/v1.47"),
+            ("/wharf/v1/status", "/wharf/v1/status"),
+        ] {
+            let mut uri: Uri = path.parse().unwrap();
+            strip_version(&mut uri);
+            assert_eq!(uri.to_string(), stripped);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Turns this process into the engine.
+//!
+//! The order matters:
+//!
+//! 1. leave the caller's session, cgroup, directory and descriptors (HAZARDS L5);
+//! 2. go on as a sealed copy of the executable, which no container can write to through
+//!    `/proc/<pid>/exe` (S1, CVE-2019-5736);
+//! 3. fork the spawner while there is one thread (a fork of a threaded process may only exec);
+//! 4. take the lock that makes this the only engine of its run directory (L6) — after the fork,
+//!    because a lock belongs to the open file, which a fork shares;
+//! 5. leave the host's mount namespace;
+//! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
+
+use crate::engine::{Engine, EngineError, Roots, chain};
+use crate::sys::mount;
+
+/// How `engine run` was called.
+#[derive(Debug)]
+pub struct EngineOptions {
+    pub roots: Roots,
+    /// The pipe where the starter waits for `ok` or an error text: a descriptor we inherited.
+    ready_fd: Option<u32>,
+    /// The arguments after the executable, for going on as the sealed copy.
+    arguments: Vec<CString>,
+}
+
+impl EngineOptions {
+    /// `None` unless the arguments are `engine run` with options: our own callers' only form.
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<EngineOptions> {
+        let all: Vec<OsString> = arguments.skip(1).collect();
+        let (role, options) = all.split_at_checked(2)?;
+        if role[0] != "engine" || role[1] != "run" {
+            return None;
+        }
+        let value = |name: &str| {
+            let at = options.iter().position(|option| option == name)?;
+            options.get(at + 1).cloned()
+        };
+        let data = value("--data-root").map_or_else(|| PathBuf::from("/var/lib/wharf"), PathBuf::from);
+        let run = value("--run-root").map_or_else(|| PathBuf::from("/run/wharf"), PathBuf::from);
+        let socket = value("--host").map_or_else(
+            || run.join("wharf.sock"),
+            |host| PathBuf::from(host.to_str().and_then(|h| h.strip_prefix("unix://")).unwrap_or_default()),
+        );
+        Some(EngineOptions {
+            roots: Roots { data, run, socket },
+            ready_fd: value("--ready-fd").and_then(|fd| fd.to_str()?.parse().ok()),
+            arguments: all
+                .into_iter()
+                .filter_map(|argument| CString::new(argument.into_encoded_bytes()).ok())
+                .collect(),
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error("cannot {action}")]
+    System {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use {path}")]
+    Path {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another engine has the lock {path}")]
+    Locked { path: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |source| BootError::System { action, source }
+}
+
+/// Runs the engine until it is told to end.
+pub fn engine(options: EngineOptions) -> ExitCode {
+    start_logging();
+    let mut ready = options.ready_fd.and_then(|fd| {
+        std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}")).ok()
+    });
+    let report = |text: &str, ready: &mut Option<File>| {
+        if let Some(pipe) = ready.take() {
+            // The starter may have gone; the engine lives on without it.
+            let _ = (&pipe).write_all(text.as_bytes());
+        }
+    };
+    match boot(&options, |()| report("ok\n", &mut ready)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = chain(&error);
+            tracing::error!("{text}");
+            report(&text, &mut ready);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The log goes to standard error, which the starter has pointed at `<run>/engine.log`.
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("WHARF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call in one process (tests) keeps the first's.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .try_init();
+}
+
+fn boot(options: &EngineOptions, on_ready: impl FnOnce(())) -> Result<(), BootError> {
+    detach(&options.roots)?;
+    seal(&options.arguments)?;
+    enter_own_cgroup(&options.roots);
+    let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
+    let _lock = lock(&options.roots.run.join("engine.lock"))?;
+    // The engine's own mounts, if it makes any, are nobody else's to see.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(io::Error::from)
+        .map_err(system("leave the host's mount namespace"))?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
+    )
+    .map_err(io::Error::from)
+    .map_err(system("make the engine's mounts private"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the async runtime"))?;
+    runtime.block_on(serve(&options.roots, spawner, on_ready))
+}
+
+/// Leaves everything of the process that started us.
+fn detach(roots: &Roots) -> Result<(), BootError> {
+    // Fails when we lead a session already, which is as good.
+    let _ = nix::unistd::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    std::env::set_current_dir("/").map_err(system("enter the root directory"))?;
+    for dir in [&roots.run, &roots.data] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| BootError::Path { path: dir.display().to_string(), source })?;
+    }
+    raise_nofile();
+    Ok(())
+}
+
+/// Every container costs the engine a few descriptors; containers get limits of their own (S35).
+fn raise_nofile() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // A refusal leaves the limit that we were given.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Goes on as a sealed copy of this executable in memory, unless this is it already.
+fn seal(arguments: &[CString]) -> Result<(), BootError> {
+    let exe = std::fs::read_link("/proc/self/exe").map_err(system("read /proc/self/exe"))?;
+    if exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
+        return Ok(());
+    }
+    let mut program = File::open("/proc/self/exe").map_err(system("open the executable"))?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = rustix::fs::memfd_create("wharf", flags | MemfdFlags::EXEC)
+        // MFD_EXEC is Linux 6.3; older kernels make every memfd executable.
+        .or_else(|_| rustix::fs::memfd_create("wharf", flags))
+        .map_err(|error| system("make the sealed copy of the executable")(error.into()))?;
+    let mut copy = File::from(memfd);
+    io::copy(&mut program, &mut copy).map_err(system("copy the executable"))?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )
+    .map_err(|error| system("seal the copy of the executable")(error.into()))?;
+    let name = CString::from(c"wharf");
+    let argv: Vec<CString> = std::iter::once(name).chain(arguments.iter().cloned()).collect();
+    let environment: Vec<CString> = std::env::vars_os()
+        .filter_map(|(key, value)| {
+            use std::os::unix::ffi::OsStrExt;
+            CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        })
+        .collect();
+    let Err(refused) = nix::unistd::fexecve(copy.as_fd(), &argv, &environment);
+    // `vm.memfd_noexec=2` refuses (S2): then the file itself, seen through a read-only clone of
+    // its mount, which cannot be written through `/proc/<pid>/exe` either.
+    let exec_read_only = || -> io::Result<()> {
+        let mount = mount::clone_path(&exe, mount::Depth::Single)?;
+        let read_only = mount::Change {
+            set: mount::Attr::MOUNT_ATTR_RDONLY.bits().into(),
+            ..mount::Change::default()
+        };
+        mount::set_attributes(&mount, mount::Depth::Single, read_only)?;
+        let file = rustix::fs::openat(
+            &mount,
+            "",
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap_or(mount);
+        nix::unistd::fexecve(&file, &argv, &environment)?;
+        Ok(())
+    };
+    exec_read_only().map_err(|source| {
+        tracing::error!(%refused, "cannot execute a sealed copy of the program");
+        BootError::System { action: "execute a protected copy of the program", source }
+    })
+}
+
+/// A cgroup of our own, in every hierarchy: what ends the caller's (a CI job, an SSH session)
+/// must not end us. Where the caller may not do that, staying is all there is.
+fn enter_own_cgroup(roots: &Roots) {
+    let tag = roots.tag();
+    let base = if tag.is_empty() { "wharf".to_owned() } else { format!("wharf-{tag}") };
+    let path = Path::new(&base).join("engine");
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    if let Err(error) = crate::runtime::cgroup::enter(&path, pid) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot leave the caller's cgroup");
+    }
+}
+
+/// Takes the engine's lock for life.
+fn lock(path: &Path) -> Result<File, BootError> {
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| BootError::Path { path: path.display().to_string(), source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked { path: path.display().to_string() }),
+        Err(error) => Err(BootError::Path { path: path.display().to_string(), source: error.into() }),
+    }
+}
+
+async fn serve(
+    roots: &Roots,
+    spawner: OwnedFd,
+    on_ready: impl FnOnce(()),
+) -> Result<(), BootError> {
+    let engine = Engine::open(roots.clone(), spawner).await?;
+    let listener = listen(&roots.socket)?;
+    on_ready(());
+    let closing = engine.closing().clone();
+    tokio::spawn(async move {
+        ended().await;
+        closing.cancel();
+    });
+    crate::api::server::serve(Arc::new(engine.clone()), listener, engine.closing().clone())
+        .await
+        .map_err(system("serve the API"))?;
+    engine.say_goodbye().await;
+    // The next engine binds anew; a socket file without a listener would only mislead.
+    let _ = std::fs::remove_file(&roots.socket);
+    Ok(())
+}
+
+/// Binds the API's socket. We hold the lock: a socket file that is there is a dead engine's.
+fn listen(path: &Path) -> Result<tokio::net::UnixListener, BootError> {
+    let failed = |source| BootError::Path { path: path.display().to_string(), source };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // Reaching the socket is being root: it has its mode from the moment it exists (S47).
+    let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o117));
+    let listener = tokio::net::UnixListener::bind(path);
+    rustix::process::umask(old);
+    let listener = listener.map_err(failed)?;
+    if let Some(parent) = path.parent() {
+        // Others may pass through to the socket, if its group lets them; they list nothing.
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    }
+    tracing::info!(socket = %path.display(), fd = listener.as_raw_fd(), "listening");
+    Ok(listener)
+}
+
+/// Ends when the engine is asked to: SIGTERM or SIGINT.
+async fn ended() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

@@ -1,0 +1,82 @@
+//! The only place that writes to the user's terminal.
+//!
+//! Results go to stdout, everything about how they came to be goes to stderr. A reader that has
+//! gone (EPIPE) is a quiet end, never a panic.
+
+mod colors;
+mod escape;
+mod failure;
+mod log_lines;
+mod progress;
+mod table;
+
+use std::io::{self, IsTerminal, Write};
+
+pub use colors::{Ansi, Palette};
+pub use escape::visible;
+pub use failure::{Failure, Kind, chain};
+pub use log_lines::{LogLines, LogStyle};
+pub use progress::{Progress, ProgressMode};
+pub use table::Table;
+
+/// Where a command's output goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    pub ansi: Ansi,
+}
+
+impl Output {
+    /// Writes a result.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when nobody reads any more, `System` when the disk behind stdout is full.
+    pub fn out(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(|error| Failure::system("cannot write to stdout", &error))
+    }
+
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        let mut line = Vec::with_capacity(text.len() + 1);
+        line.extend_from_slice(text.as_bytes());
+        line.push(b'\n');
+        self.out(&line)
+    }
+
+    /// Writes a container's bytes to stderr.
+    pub fn err(&self, bytes: &[u8]) -> Result<(), Failure> {
+        io::stderr()
+            .lock()
+            .write_all(bytes)
+            .map_err(|error| Failure::system("cannot write to stderr", &error))
+    }
+
+    /// Says something about the command. Nothing is lost when nobody listens.
+    pub fn note(&self, text: &str) {
+        _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    pub fn warn(&self, text: &str) {
+        let (on, off) = self.ansi.stderr().warning();
+        self.note(&format!("{on}warning:{off} {}", visible(text)));
+    }
+
+    /// The last words of a command that failed.
+    pub fn fail(&self, failure: &Failure) {
+        for line in failure.lines() {
+            let palette = self.ansi.stderr();
+            let (on, off) = match line.starts_with("error:") {
+                true => palette.error(),
+                false => palette.hint(),
+            };
+            let (word, rest) = line.split_once(':').unwrap_or((&line, ""));
+            self.note(&format!("{on}{word}:{off}{rest}"));
+        }
+    }
+
+    pub fn is_stderr_terminal(&self) -> bool {
+        io::stderr().is_terminal()
+    }
+}

@@ -1,0 +1,483 @@
+//! One text's tree against the table of keys: interpolates, casts, and reports what does not fit.
+//!
+//! Runs once per document, before anything is merged, so that every message can point at the file
+//! that is wrong. Missing keys and empty values are no business of this phase: another file may
+//! still supply them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::schema::{self, Object, Shape};
+use super::units;
+use crate::source::interpolate::{self, TemplateError, Variable};
+use crate::source::{Diagnostic, Node, Span, Tag, TreePath, Value};
+
+/// Variables by name.
+pub type Environment = BTreeMap<String, String>;
+
+/// One walk over one document.
+pub struct Admission<'a> {
+    pub environment: &'a Environment,
+    pub interpolate: bool,
+    pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// Names that were found unset in this load; each is reported once.
+    pub unset: &'a mut BTreeSet<String>,
+    pub variables: &'a mut Vec<Variable>,
+    pub path: TreePath,
+}
+
+impl Admission<'_> {
+    /// Checks and casts a node in place.
+    pub fn node(&mut self, node: &mut Node, shape: &Shape) {
+        if node.tag == Some(Tag::Reset) {
+            return;
+        }
+        if let Value::Text(text) = &mut node.value
+            && text.contains('$')
+        {
+            interpolate::variables(text, self.variables);
+            if !self.interpolate {
+                // Nothing can be said of a value that is still a template.
+                return;
+            }
+            match self.substitute(text, node.span) {
+                Some(new) => *text = new,
+                None => return,
+            }
+        }
+        if node.is_null() {
+            return;
+        }
+        let Some(shape) = resolve(shape, node) else {
+            self.mismatch(node, shape);
+            return;
+        };
+        match shape {
+            Shape::Any => self.any(node),
+            Shape::Object(object) => self.object(node, object),
+            Shape::Dict(item) => {
+                let Some(map) = node.as_map_mut() else { return };
+                for (key, value) in map.iter_mut() {
+                    self.path.push_key(key);
+                    self.node(value, item);
+                    self.path.pop();
+                }
+            }
+            Shape::List(item) => self.list(node, item),
+            Shape::Pairs => {
+                if matches!(node.value, Value::List(_)) {
+                    self.list(node, &Shape::Text);
+                } else {
+                    self.node(node, &Shape::Dict(&Shape::Scalar));
+                }
+            }
+            Shape::Bool => self.bool(node),
+            Shape::Int => self.int(node),
+            Shape::Number => self.number(node),
+            Shape::TextOrInt | Shape::TextOrNumber | Shape::Text => {
+                if let Some(text) = node.scalar_text() {
+                    node.value = Value::Text(text);
+                }
+            }
+            Shape::Size => self.size(node),
+            Shape::Duration => self.duration(node),
+            Shape::Mode => self.mode(node),
+            Shape::Choice(words) => self.choice(node, words),
+            Shape::Scalar | Shape::Null | Shape::OneOf(_) => {}
+        }
+    }
+
+    fn list(&mut self, node: &mut Node, item: &Shape) {
+        let Some(list) = node.as_list_mut() else { return };
+        for (at, value) in list.iter_mut().enumerate() {
+            self.path.push_index(at);
+            if value.is_null() && !accepts(item, &value.value) {
+                self.mismatch(value, item);
+            } else {
+                self.node(value, item);
+            }
+            self.path.pop();
+        }
+    }
+
+    /// Extensions are interpolated like everything else (I7).
+    fn any(&mut self, node: &mut Node) {
+        match &mut node.value {
+            Value::List(list) => {
+                for (at, value) in list.iter_mut().enumerate() {
+                    self.path.push_index(at);
+                    self.node(value, &schema::ANY);
+                    self.path.pop();
+                }
+            }
+            Value::Map(map) => {
+                for (key, value) in map.iter_mut() {
+                    self.path.push_key(key);
+                    self.node(value, &schema::ANY);
+                    self.path.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, node: &mut Node, object: &Object) {
+        let Some(map) = node.as_map_mut() else { return };
+        for (key, value) in map.iter_mut() {
+            self.path.push_key(key);
+            match object.shape(key) {
+                Some(shape) => self.node(value, shape),
+                None if schema::is_extension(key) => self.node(value, &schema::ANY),
+                None => {
+                    self.path.pop();
+                    self.unknown(key, value, object);
+                    continue;
+                }
+            }
+            self.path.pop();
+        }
+    }
+
+    fn unknown(&mut self, key: &str, value: &Node, object: &Object) {
+        if value.tag == Some(Tag::Reset) {
+            return;
+        }
+        let place = match self.path.0.is_empty() {
+            true => "(root)".to_owned(),
+            false => self.path.to_string(),
+        };
+        let diagnostic = Diagnostic::error(
+            "unknown-key",
+            format!("{place}: additional properties '{key}' not allowed"),
+        )
+        .label(value.entry_span(), "unknown key");
+        self.diagnostics.push(match object.nearest(key) {
+            Some(known) => diagnostic.help(format!("did you mean `{known}`?")),
+            None => diagnostic.help("remove it, or start it with `x-` to keep it as an extension"),
+        });
+    }
+
+    fn mismatch(&mut self, node: &Node, shape: &Shape) {
+        let mut wanted = Vec::new();
+        describe(shape, &mut wanted);
+        let wanted = match wanted.split_last() {
+            None => "nothing".to_owned(),
+            Some((last, [])) => last.clone(),
+            Some((last, head)) => format!("{} or {last}", head.join(", ")),
+        };
+        let path = match self.path.0.is_empty() {
+            true => "top-level object".to_owned(),
+            false => self.path.to_string(),
+        };
+        let diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {wanted}"))
+            .label(node.span, format!("this is {}", node.value.kind()));
+        self.diagnostics.push(match (&node.value, shape) {
+            (Value::Int(_) | Value::Float(_) | Value::Bool(_), Shape::Text) => {
+                diagnostic.help("put it in quotes")
+            }
+            (Value::Int(_) | Value::Float(_), Shape::Duration) => {
+                diagnostic.help("give the unit, as in `30s`")
+            }
+            _ => diagnostic,
+        });
+    }
+
+    fn substitute(&mut self, text: &str, span: Span) -> Option<String> {
+        let mut missing = Vec::new();
+        let lookup = |name: &str| self.environment.get(name).cloned();
+        let result =
+            interpolate::substitute(text, &lookup, &mut |name| missing.push(name.to_owned()));
+        match result {
+            Ok(new) => {
+                let new = new.into_owned();
+                for name in missing {
+                    if self.unset.insert(name.clone()) {
+                        self.diagnostics.push(
+                            Diagnostic::warning(
+                                "unset-variable",
+                                format!(
+                                    "The {name:?} variable is not set. Defaulting to a blank string."
+                                ),
+                            )
+                            .at(span)
+                            .help(format!(
+                                "set it in the environment or in .env, or write ${{{name}:-default}}"
+                            )),
+                        );
+                    }
+                }
+                Some(new)
+            }
+            Err(error) => {
+                let path = &self.path;
+                self.diagnostics.push(match &error {
+                    TemplateError::Required { name, .. } => Diagnostic::error(
+                        "required-variable",
+                        format!("error while interpolating {path}: {error}"),
+                    )
+                    .at(span)
+                    .help(format!("set {name} in the environment or in .env")),
+                    TemplateError::Format | TemplateError::Depth => Diagnostic::error(
+                        "interpolation-format",
+                        format!("{error} for {path}"),
+                    )
+                    .at(span)
+                    .help(format!(
+                        "you may need to escape any $ with another $: {}",
+                        text.replace('$', "$$")
+                    )),
+                });
+                None
+            }
+        }
+    }
+
+    fn cast_failed(&mut self, node: &Node, reason: String) {
+        self.diagnostics.push(
+            Diagnostic::error(
+                "wrong-value",
+                format!(
+                    "error while interpolating {}: failed to cast to expected type: {reason}",
+                    self.path
+                ),
+            )
+            .at(node.span),
+        );
+    }
+
+    fn wrong_value(&mut self, node: &Node, reason: String) {
+        self.diagnostics.push(
+            Diagnostic::error("wrong-value", format!("{}: {reason}", self.path)).at(node.span),
+        );
+    }
+
+    fn bool(&mut self, node: &mut Node) {
+        let Some(text) = node.as_str() else { return };
+        let (value, doubtful) = match text.to_ascii_lowercase().as_str() {
+            "true" => (true, false),
+            "false" => (false, false),
+            "y" | "yes" | "on" => (true, true),
+            "n" | "no" | "off" => (false, true),
+            _ => {
+                let reason = format!("invalid boolean: {text}");
+                self.cast_failed(node, reason);
+                return;
+            }
+        };
+        if doubtful {
+            let message = format!(
+                "{}: {text:?} for boolean is not supported by YAML 1.2, please use `{value}`",
+                self.path
+            );
+            self.diagnostics
+                .push(Diagnostic::warning("yaml-boolean", message).at(node.span));
+        }
+        node.value = Value::Bool(value);
+    }
+
+    fn int(&mut self, node: &mut Node) {
+        match &node.value {
+            Value::Text(text) => match text.parse::<i64>() {
+                Ok(value) => node.value = Value::Int(value),
+                Err(_) => {
+                    let reason = format!("{text:?} is not a whole number");
+                    self.cast_failed(node, reason);
+                }
+            },
+            Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => {
+                node.value = Value::Int(*value as i64);
+            }
+            Value::Float(_) => self.wrong_value(node, "must be a whole number".into()),
+            _ => {}
+        }
+    }
+
+    fn number(&mut self, node: &mut Node) {
+        if let Value::Text(text) = &node.value {
+            match text.parse::<f64>() {
+                Ok(value) if value.is_finite() => {
+                    // Compose holds such numbers in 32 bits; the shortest text is the same.
+                    node.value = Value::Float(value);
+                }
+                _ => {
+                    let reason = format!("{text:?} is not a number");
+                    self.cast_failed(node, reason);
+                }
+            }
+        }
+    }
+
+    fn size(&mut self, node: &mut Node) {
+        let Some(text) = node.scalar_text() else { return };
+        match units::parse_bytes(&text) {
+            Ok(bytes) => node.value = Value::Text(bytes.to_string()),
+            Err(error) => self.wrong_value(node, error.to_string()),
+        }
+    }
+
+    fn duration(&mut self, node: &mut Node) {
+        let Some(text) = node.as_str() else { return };
+        match units::parse_duration(text) {
+            Ok(value) => node.value = Value::Text(units::format_duration(value)),
+            Err(error) => self.wrong_value(node, error.to_string()),
+        }
+    }
+
+    fn mode(&mut self, node: &mut Node) {
+        let mode = match &node.value {
+            Value::Int(mode) => Some(*mode),
+            Value::Text(text) => i64::from_str_radix(text.trim_start_matches("0o"), 8).ok(),
+            _ => None,
+        };
+        match mode.filter(|mode| (0..=0o7777).contains(mode)) {
+            Some(mode) => node.value = Value::Text(format!("0{mode:o}")),
+            None => self.wrong_value(node, "is no file mode; write it in octal as in \"0440\"".into()),
+        }
+    }
+
+    fn choice(&mut self, node: &Node, words: &[&str]) {
+        let Some(text) = node.as_str() else { return };
+        if words.contains(&text) {
+            return;
+        }
+        let list: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
+        let diagnostic = Diagnostic::error(
+            "wrong-value",
+            format!("{} must be one of the following: {}", self.path, list.join(", ")),
+        )
+        .at(node.span);
+        let near = schema::nearest(text, words.iter().copied());
+        self.diagnostics.push(match near {
+            Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
+            None => diagnostic,
+        });
+    }
+}
+
+/// The alternative that takes a value of this kind.
+fn resolve<'s>(shape: &'s Shape, node: &Node) -> Option<&'s Shape> {
+    match shape {
+        Shape::OneOf(shapes) => shapes.iter().find(|s| match (s, &node.value) {
+            (Shape::Choice(words), Value::Text(text)) => words.contains(&text.as_str()),
+            (shape, value) => accepts(shape, value),
+        }),
+        shape => accepts(shape, &node.value).then_some(shape),
+    }
+}
+
+/// Whether a shape takes values of this kind at all.
+pub fn accepts(shape: &Shape, value: &Value) -> bool {
+    match (shape, value) {
+        (Shape::Any, _) | (Shape::Scalar | Shape::Null, Value::Null) => true,
+        (Shape::OneOf(shapes), value) => shapes.iter().any(|s| accepts(s, value)),
+        (
+            Shape::Text
+            | Shape::Bool
+            | Shape::Int
+            | Shape::Number
+            | Shape::TextOrInt
+            | Shape::TextOrNumber
+            | Shape::Scalar
+            | Shape::Size
+            | Shape::Duration
+            | Shape::Mode
+            | Shape::Choice(_),
+            Value::Text(_),
+        ) => true,
+        (Shape::Bool | Shape::Scalar, Value::Bool(_)) => true,
+        (
+            Shape::Int
+            | Shape::Number
+            | Shape::TextOrInt
+            | Shape::TextOrNumber
+            | Shape::Scalar
+            | Shape::Size
+            | Shape::Mode,
+            Value::Int(_),
+        ) => true,
+        (
+            Shape::Int | Shape::Number | Shape::TextOrNumber | Shape::Scalar | Shape::Size,
+            Value::Float(_),
+        ) => true,
+        (Shape::List(_) | Shape::Pairs, Value::List(_)) => true,
+        (Shape::Dict(_) | Shape::Pairs | Shape::Object(_), Value::Map(_)) => true,
+        _ => false,
+    }
+}
+
+fn describe(shape: &Shape, into: &mut Vec<String>) {
+    let words: &[&str] = match shape {
+        Shape::OneOf(shapes) => {
+            for shape in *shapes {
+                describe(shape, into);
+            }
+            return;
+        }
+        Shape::Any => &["any value"],
+        Shape::Text | Shape::Duration | Shape::Choice(_) => &["a string"],
+        Shape::Bool => &["a boolean"],
+        Shape::Int => &["an integer"],
+        Shape::Number => &["a number"],
+        Shape::TextOrInt | Shape::Mode | Shape::TextOrNumber | Shape::Size => {
+            &["a string", "a number"]
+        }
+        Shape::Scalar => &["a string", "number", "boolean", "null"],
+        Shape::Null => &["null"],
+        Shape::List(_) => &["a list"],
+        Shape::Dict(_) | Shape::Object(_) => &["a mapping"],
+        Shape::Pairs => &["a mapping", "a list"],
+    };
+    for word in words {
+        if !into.iter().any(|have| have == word) {
+            into.push((*word).to_owned());
+        }
+    }
+}
+
+/// Whether any null stands where the table does not take one; run on the merged whole.
+pub fn refuse_nulls(
+    node: &Node,
+    shape: &Shape,
+    path: &mut TreePath,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if node.is_null() && !accepts(shape, &node.value) {
+        let mut wanted = Vec::new();
+        describe(shape, &mut wanted);
+        diagnostics.push(
+            Diagnostic::error(
+                "empty-value",
+                format!("{path} must be {}", wanted.join(" or ")),
+            )
+            .label(node.entry_span(), "has no value")
+            .help("give it a value or remove the key"),
+        );
+        return;
+    }
+    let Some(shape) = resolve(shape, node) else { return };
+    match (&node.value, shape) {
+        (Value::Map(map), Shape::Object(object)) => {
+            for (key, value) in map {
+                if let Some(shape) = object.shape(key) {
+                    path.push_key(key);
+                    refuse_nulls(value, shape, path, diagnostics);
+                    path.pop();
+                }
+            }
+        }
+        (Value::Map(map), Shape::Dict(item)) => {
+            for (key, value) in map {
+                path.push_key(key);
+                refuse_nulls(value, item, path, diagnostics);
+                path.pop();
+            }
+        }
+        (Value::List(list), Shape::List(item)) => {
+            for (at, value) in list.iter().enumerate() {
+                path.push_index(at);
+                refuse_nulls(value, item, path, diagnostics);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}

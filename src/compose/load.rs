@@ -1,0 +1,158 @@
+//! The phases of a load, in order. Each is a function of its own room; this is their table of
+//! contents.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::find::{self, LoadOptions};
+use super::model::{Model, Session};
+use super::schema::{self, Shape};
+use super::{Project, ProjectName, admit, bind, check, environment, normalize, profiles};
+use crate::source::interpolate::Variable;
+use crate::source::{Diagnostic, Files, Map, Node, SourceMap, TreePath, Value, diagnostic};
+
+/// What a load found out.
+#[derive(Debug)]
+pub struct Loaded {
+    /// `None` exactly when there is an error among the diagnostics.
+    pub project: Option<Project>,
+    /// Every mistake and doubt, ordered by place.
+    pub diagnostics: Vec<Diagnostic>,
+    pub sources: SourceMap,
+    /// The variables that interpolation saw: the environment over the env files.
+    pub environment: BTreeMap<String, String>,
+    /// The variables that the files name.
+    pub variables: Vec<Variable>,
+    /// Every profile that a service names, enabled or not.
+    pub profiles: Vec<String>,
+}
+
+/// Loads a project. Reports all mistakes it can find in one run.
+pub fn load(options: &LoadOptions, files: &dyn Files) -> Loaded {
+    let mut session = Session::new(files, Some(options.current_dir.clone()));
+    session.interpolate = options.interpolate;
+    session.resolve_paths = options.resolve_paths;
+    let mut found = find::find(&mut session, options);
+    let (project, profiles) = project(&mut session, options, &mut found);
+    let mut diagnostics = session.diagnostics;
+    diagnostic::sort(&mut diagnostics);
+    let failed = diagnostics.iter().any(Diagnostic::is_error);
+    Loaded {
+        project: project.filter(|_| !failed),
+        diagnostics,
+        sources: session.sources,
+        environment: found.environment,
+        variables: session.variables,
+        profiles,
+    }
+}
+
+/// The project's name alone, for commands that need no file (F12).
+pub fn project_name(
+    options: &LoadOptions,
+    files: &dyn Files,
+) -> Result<ProjectName, Vec<Diagnostic>> {
+    let mut session = Session::new(files, Some(options.current_dir.clone()));
+    let found = find::find(&mut session, options);
+    if found.files.is_empty() && !find::is_named(options, &found) {
+        return Err(vec![no_file()]);
+    }
+    match find::name(&mut session, options, &found) {
+        Some(name) => Ok(name),
+        None => {
+            session.diagnostics.retain(Diagnostic::is_error);
+            Err(session.diagnostics)
+        }
+    }
+}
+
+fn no_file() -> Diagnostic {
+    Diagnostic::error("no-file", "no configuration file provided: not found")
+        .help("write a compose.yaml here, or name a file with -f")
+}
+
+fn project(
+    session: &mut Session<'_>,
+    options: &LoadOptions,
+    found: &mut find::Found,
+) -> (Option<Project>, Vec<String>) {
+    if found.files.is_empty() {
+        session.diagnostics.push(no_file());
+        return (None, Vec::new());
+    }
+    let name = find::name(session, options, found);
+    if let Some(name) = &name {
+        // So that `${COMPOSE_PROJECT_NAME}` always works (F9).
+        found
+            .environment
+            .insert("COMPOSE_PROJECT_NAME".to_owned(), name.to_string());
+    }
+    let root = session.model(&Model {
+        files: &found.files,
+        directory: &found.directory,
+        environment: &found.environment,
+        chain: &[],
+    });
+    let Some(mut root) = root else {
+        if !session.diagnostics.iter().any(Diagnostic::is_error) {
+            session
+                .diagnostics
+                .push(Diagnostic::error("empty-file", "empty compose file"));
+        }
+        return (None, Vec::new());
+    };
+    if root.as_map().is_none_or(Map::is_empty) {
+        session
+            .diagnostics
+            .push(Diagnostic::error("empty-file", "empty compose file"));
+        return (None, Vec::new());
+    }
+    admit::refuse_nulls(
+        &root,
+        &Shape::Object(&schema::PROJECT),
+        &mut TreePath::default(),
+        &mut session.diagnostics,
+    );
+    let Some(name) = name else { return (None, Vec::new()) };
+    if let Some(map) = root.as_map_mut() {
+        let mut node = map
+            .get("name")
+            .cloned()
+            .unwrap_or_else(|| Node::new(root.span, Value::Null));
+        node.value = Value::Text(name.to_string());
+        root.as_map_mut().map(|map| map.insert("name".to_owned(), node));
+    }
+
+    check::required(&root, &mut session.diagnostics);
+    if options.normalize {
+        normalize::normalize(&mut root, name.as_str());
+    }
+    let all_profiles = profiles::names(&root);
+    let mut disabled = profiles::enable(&mut root, options, &found.environment, &mut session.diagnostics);
+    if options.consistency {
+        check::consistency(&root, &disabled, &mut session.diagnostics);
+    }
+    profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
+    if !options.all_resources {
+        normalize::drop_unused(&mut root);
+    }
+    if options.resolve_environment {
+        environment::resolve(session, &mut root, &found.environment);
+    }
+    let locations = bind::locations(&root, &session.sources);
+    let mut project = bind::project(
+        &root,
+        name,
+        options.interpolate,
+        options.resolve_environment,
+        &mut session.diagnostics,
+    );
+    project.working_dir = found.directory.clone();
+    project.config_files = found.files.clone();
+    project.environment_files = found.env_files.clone();
+    project.disabled_services = disabled.keys().cloned().collect();
+    project.locations = locations;
+    project.included_values = std::mem::take(&mut session.included_values);
+    project.canonical = Some(Arc::new(root));
+    (Some(project), all_profiles)
+}

@@ -1,0 +1,264 @@
+//! Two canonical trees to one: the later file's values over the earlier one's.
+//!
+//! Mappings merge key by key, lists append and are then made unique by what identifies an entry,
+//! scalars replace (M1–M14). Places stay those of the text each value came from.
+
+use indexmap::IndexMap;
+
+use crate::source::{Diagnostic, Map, Node, Tag, Value};
+
+/// The way to the value being merged, as a list that needs no allocation.
+#[derive(Clone, Copy)]
+struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    key: &'a str,
+}
+
+impl<'a> Path<'a> {
+    fn keys(&'a self) -> Vec<&'a str> {
+        let mut keys = Vec::with_capacity(6);
+        let mut at = Some(self);
+        while let Some(path) = at {
+            if path.parent.is_some() {
+                keys.push(path.key);
+            }
+            at = path.parent;
+        }
+        keys.reverse();
+        keys
+    }
+}
+
+/// How two values of one key meet.
+enum Rule {
+    Merge,
+    Replace,
+    /// A null is a value here: it means "from the environment".
+    Variables,
+    Logging,
+    Pools,
+}
+
+fn rule(keys: &[&str]) -> Rule {
+    match keys {
+        ["services", _, "command" | "entrypoint"]
+        | ["services", _, "healthcheck", "test"]
+        | ["services", _, "ulimits", _]
+        | ["services", _, "build", "ulimits", _] => Rule::Replace,
+        ["services", _, "environment"] | ["services", _, "build", "args"] => Rule::Variables,
+        ["services", _, "logging"] => Rule::Logging,
+        ["networks", _, "ipam", "config"] => Rule::Pools,
+        _ => Rule::Merge,
+    }
+}
+
+const ROOT: Path<'static> = Path {
+    parent: None,
+    key: "",
+};
+
+/// Merges a whole document over what was loaded before it.
+pub fn project(left: &mut Node, right: Node, diagnostics: &mut Vec<Diagnostic>) {
+    merge(left, right, &ROOT, diagnostics);
+}
+
+/// Merges a service over the one it extends.
+pub fn service(left: &mut Node, right: Node, diagnostics: &mut Vec<Diagnostic>) {
+    let services = Path {
+        parent: Some(&ROOT),
+        key: "services",
+    };
+    let any = Path {
+        parent: Some(&services),
+        key: "*",
+    };
+    merge(left, right, &any, diagnostics);
+}
+
+fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Diagnostic>) {
+    if left.is_null() {
+        *left = right;
+        return;
+    }
+    let rule = match (&left.value, &right.value) {
+        (Value::Map(_) | Value::List(_), _) => rule(&path.keys()),
+        (_, Value::Map(_) | Value::List(_)) => rule(&path.keys()),
+        _ => Rule::Replace,
+    };
+    if right.is_null() {
+        return;
+    }
+    match (&mut left.value, &mut right.value, rule) {
+        (_, _, Rule::Replace) => {
+            let key = left.key;
+            *left = right;
+            left.key = left.key.or(key);
+        }
+        (Value::Map(left), Value::Map(right), Rule::Logging) => {
+            let driver = |map: &Map| map.get("driver").and_then(Node::as_str).map(str::to_owned);
+            match (driver(left), driver(right)) {
+                (Some(a), Some(b)) if a != b => *left = std::mem::take(right),
+                _ => maps(left, std::mem::take(right), path, diagnostics),
+            }
+        }
+        (Value::Map(left), Value::Map(right), Rule::Variables) => {
+            for (name, value) in std::mem::take(right) {
+                left.insert(name, value);
+            }
+        }
+        (Value::Map(left), Value::Map(right), _) => {
+            maps(left, std::mem::take(right), path, diagnostics);
+        }
+        (Value::List(left), Value::List(right), Rule::Pools) => {
+            for pool in std::mem::take(right) {
+                let subnet = pool.get_str("subnet").map(str::to_owned);
+                let same = left
+                    .iter_mut()
+                    .find(|p| subnet.is_some() && p.get_str("subnet") == subnet.as_deref());
+                match same {
+                    Some(same) => merge(same, pool, path, diagnostics),
+                    None => left.push(pool),
+                }
+            }
+        }
+        (Value::List(left), Value::List(right), _) => left.append(right),
+        (Value::Map(_) | Value::List(_), _, _) | (_, Value::Map(_) | Value::List(_), _) => {
+            diagnostics.push(
+                Diagnostic::error(
+                    "merge-kind",
+                    format!("cannot override {}", path.keys().join(".")),
+                )
+                .label(right.span, format!("this is {}", right.value.kind()))
+                .label(left.span, format!("this is {}", left.value.kind()))
+                .help("use `!override` to replace the value whatever it was"),
+            );
+        }
+        _ => *left = right,
+    }
+}
+
+fn maps(left: &mut Map, right: Map, path: &Path, diagnostics: &mut Vec<Diagnostic>) {
+    for (key, value) in right {
+        let at = Path {
+            parent: Some(path),
+            key: &key,
+        };
+        match left.get_mut(&key) {
+            Some(old) => merge(old, value, &at, diagnostics),
+            None => {
+                left.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Removes from `target` what the document resets or overrides (M13). The document stays as it is.
+pub fn reset(target: &mut Node, document: &Node) {
+    let (Value::Map(target), Value::Map(document)) = (&mut target.value, &document.value) else {
+        return;
+    };
+    for (key, value) in document {
+        if value.tag.is_some() {
+            target.shift_remove(key);
+        } else if let Some(target) = target.get_mut(key) {
+            reset(target, value);
+        }
+    }
+}
+
+/// Drops reset entries and forgets the other tags, once they have done their work (M14).
+pub fn settle(node: &mut Node) {
+    if node.tag == Some(Tag::Override) {
+        node.tag = None;
+    }
+    match &mut node.value {
+        Value::Map(map) => {
+            map.retain(|_, value| value.tag != Some(Tag::Reset));
+            map.values_mut().for_each(settle);
+        }
+        Value::List(list) => list.iter_mut().for_each(settle),
+        _ => {}
+    }
+}
+
+/// Makes the lists of every service unique (M4, M5).
+pub fn unique_project(root: &mut Node) {
+    let services = root.get_mut("services").and_then(Node::as_map_mut);
+    for service in services.into_iter().flat_map(Map::values_mut) {
+        unique_service(service);
+    }
+}
+
+/// Makes the lists of one service unique.
+pub fn unique_service(service: &mut Node) {
+    let Some(service) = service.as_map_mut() else { return };
+    for key in ["cap_add", "cap_drop", "profiles", "links", "expose", "tmpfs"] {
+        unique(service.get_mut(key), |n| n.scalar_text());
+    }
+    for key in ["dns", "dns_opt", "dns_search", "label_file", "extra_hosts"] {
+        unique(service.get_mut(key), |n| n.scalar_text());
+    }
+    for key in ["volumes", "devices"] {
+        unique(service.get_mut(key), |n| n.get_str("target").map(str::to_owned));
+    }
+    unique(service.get_mut("env_file"), |n| {
+        n.as_str().or_else(|| n.get_str("path")).map(str::to_owned)
+    });
+    for (key, directory) in [("secrets", "/run/secrets/"), ("configs", "/")] {
+        unique(service.get_mut(key), |n| file_target(n, directory));
+    }
+    unique(service.get_mut("ports"), |n| {
+        n.as_map()?;
+        let text = |key: &str| n.get(key).and_then(Node::scalar_text);
+        Some(format!(
+            "{}:{}:{}/{}",
+            text("host_ip").unwrap_or_else(|| "0.0.0.0".into()),
+            text("published").unwrap_or_default(),
+            text("target").unwrap_or_default(),
+            text("protocol").unwrap_or_else(|| "tcp".into()),
+        ))
+    });
+    if let Some(build) = service.get_mut("build").and_then(Node::as_map_mut) {
+        for key in ["tags", "extra_hosts", "platforms"] {
+            unique(build.get_mut(key), |n| n.scalar_text());
+        }
+    }
+    let networks = service.get_mut("networks").and_then(Node::as_map_mut);
+    for network in networks.into_iter().flat_map(Map::values_mut) {
+        for key in ["aliases", "link_local_ips"] {
+            unique(network.get_mut(key), |n| n.scalar_text());
+        }
+    }
+}
+
+/// Where a secret or config appears in the container.
+pub fn file_target(node: &Node, directory: &str) -> Option<String> {
+    let target = node.get_str("target").filter(|t| !t.is_empty());
+    match target.or_else(|| node.get_str("source"))? {
+        absolute if absolute.starts_with('/') => Some(absolute.to_owned()),
+        relative => Some(format!("{directory}{relative}")),
+    }
+}
+
+/// Keeps the last entry of each identity, at the place of the first. Entries without one stay.
+fn unique(list: Option<&mut Node>, identity: impl Fn(&Node) -> Option<String>) {
+    let Some(list) = list.and_then(Node::as_list_mut) else { return };
+    if list.len() < 2 {
+        return;
+    }
+    let mut slots: Vec<Node> = Vec::with_capacity(list.len());
+    let mut seen: IndexMap<String, usize> = IndexMap::new();
+    for node in std::mem::take(list) {
+        match identity(&node) {
+            None => slots.push(node),
+            Some(id) => match seen.get(&id) {
+                Some(at) => slots[*at] = node,
+                None => {
+                    seen.insert(id, slots.len());
+                    slots.push(node);
+                }
+            },
+        }
+    }
+    *list = slots;
+}

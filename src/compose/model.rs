@@ -1,0 +1,241 @@
+//! One model: the files that are merged under one project directory and one environment.
+//!
+//! The phases per file, in order: parse, admit (interpolate and check types), canonical form,
+//! include, reset, extends, merge, unique. After the last file: bare variables, paths. An included
+//! model runs through the same phases on its own (N2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::admit::{Admission, Environment};
+use super::canonical::Canonical;
+use super::paths::Resolver;
+use super::schema::{self, Shape};
+use super::{extends, include, merge, normalize};
+use crate::source::interpolate::Variable;
+use crate::source::{
+    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Tag, TreePath, Value, files, parse,
+};
+
+/// What all models of one load share.
+pub struct Session<'a> {
+    pub files: &'a dyn Files,
+    pub sources: SourceMap,
+    pub diagnostics: Vec<Diagnostic>,
+    pub interpolate: bool,
+    pub resolve_paths: bool,
+    pub variables: Vec<Variable>,
+    pub unset: BTreeSet<String>,
+    /// Parsed files by path; a base that many services extend is read once.
+    parsed: BTreeMap<PathBuf, Option<Rc<Vec<Node>>>>,
+    /// Values of `environment:` secrets and configs of included models, whose environment is not
+    /// the project's (N5). By `secrets.NAME` and `configs.NAME`.
+    pub included_values: BTreeMap<String, Option<String>>,
+}
+
+/// The files of one model and what they are read with.
+pub struct Model<'a> {
+    pub files: &'a [PathBuf],
+    pub directory: &'a Path,
+    pub environment: &'a Environment,
+    /// The files that led here through `include`.
+    pub chain: &'a [PathBuf],
+}
+
+/// The path that stands for standard input.
+pub const STDIN: &str = "-";
+
+impl<'a> Session<'a> {
+    pub fn new(files: &'a dyn Files, root: Option<PathBuf>) -> Self {
+        Session {
+            files,
+            sources: SourceMap::new(root),
+            diagnostics: Vec::new(),
+            interpolate: true,
+            resolve_paths: true,
+            variables: Vec::new(),
+            unset: BTreeSet::new(),
+            parsed: BTreeMap::new(),
+            included_values: BTreeMap::new(),
+        }
+    }
+
+    /// Reads a text file into the source map.
+    pub fn read(&mut self, path: &Path) -> io::Result<FileId> {
+        let bytes = if path == Path::new(STDIN) {
+            self.files.read_stdin()?
+        } else {
+            self.files.read(path)?
+        };
+        let text = files::decode(bytes)?;
+        Ok(self.sources.add(path.to_owned(), text))
+    }
+
+    /// The documents of a Compose file; `None` when it cannot be read, which is reported once, at
+    /// the place that names the file.
+    pub fn documents(&mut self, path: &Path, named_at: Option<Span>) -> Option<Rc<Vec<Node>>> {
+        if let Some(known) = self.parsed.get(path) {
+            return known.clone();
+        }
+        let documents = match self.read(path) {
+            Ok(file) => Some(Rc::new(parse::parse(
+                &self.sources,
+                file,
+                &mut self.diagnostics,
+            ))),
+            Err(error) => {
+                self.unreadable(path, &error, named_at);
+                None
+            }
+        };
+        self.parsed.insert(path.to_owned(), documents.clone());
+        documents
+    }
+
+    pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
+        let reason = match error.kind() {
+            io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+            io::ErrorKind::IsADirectory => "is a directory".to_owned(),
+            io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            _ => error.to_string(),
+        };
+        let diagnostic = Diagnostic::error(
+            "unreadable-file",
+            format!("open {}: {reason}", path.display()),
+        );
+        self.diagnostics.push(match named_at {
+            Some(span) => diagnostic.at(span),
+            None => diagnostic,
+        });
+    }
+
+    /// Interpolates, checks and canonicalises a part of a document.
+    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: TreePath, env: &Environment) {
+        Admission {
+            environment: env,
+            interpolate: self.interpolate,
+            diagnostics: &mut self.diagnostics,
+            unset: &mut self.unset,
+            variables: &mut self.variables,
+            path,
+        }
+        .node(node, shape);
+    }
+
+    pub fn canonical(&mut self) -> Canonical<'_> {
+        Canonical {
+            diagnostics: &mut self.diagnostics,
+            templates: !self.interpolate,
+        }
+    }
+
+    /// Loads a model. `None` when no file of it could be read.
+    pub fn model(&mut self, model: &Model<'_>) -> Option<Node> {
+        let mut merged: Option<Node> = None;
+        for path in model.files {
+            let Some(documents) = self.documents(path, None) else { continue };
+            let mut versions = 0;
+            for document in documents.iter() {
+                let mut document = document.clone();
+                if document.is_null() {
+                    continue;
+                }
+                if document.as_map().is_none() {
+                    self.diagnostics.push(
+                        Diagnostic::error("top-level", "top-level object must be a mapping")
+                            .label(document.span, format!("this is {}", document.value.kind())),
+                    );
+                    continue;
+                }
+                self.admit(
+                    &mut document,
+                    &Shape::Object(&schema::PROJECT),
+                    TreePath::default(),
+                    model.environment,
+                );
+                self.resource_names(&document);
+                if let Some(version) = document.as_map_mut().and_then(|m| m.shift_remove("version"))
+                {
+                    versions += 1;
+                    if versions == 1 {
+                        self.diagnostics.push(
+                            Diagnostic::warning(
+                                "obsolete-version",
+                                "the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion",
+                            )
+                            .at(version.entry_span()),
+                        );
+                    }
+                }
+                self.canonical().project(&mut document);
+                include::apply(self, &mut document, path, model);
+                if let Some(merged) = &mut merged {
+                    merge::reset(merged, &document);
+                }
+                extends::apply(self, &mut document, path, model);
+                merge::settle(&mut document);
+                match &mut merged {
+                    Some(merged) => merge::project(merged, document, &mut self.diagnostics),
+                    None => merged = Some(document),
+                }
+            }
+            if let Some(merged) = &mut merged {
+                merge::unique_project(merged);
+            }
+        }
+        let mut merged = merged?;
+        inherit_variables(&mut merged, model.environment);
+        normalize::defaults(&mut merged);
+        if self.resolve_paths {
+            Resolver {
+                base: model.directory,
+                environment: model.environment,
+            }
+            .project(&mut merged);
+        }
+        Some(merged)
+    }
+
+    /// Names of resources become parts of file names and labels.
+    fn resource_names(&mut self, document: &Node) {
+        for section in ["services", "networks", "volumes", "secrets", "configs", "models"] {
+            for (name, node) in document.get(section).and_then(Node::as_map).into_iter().flatten() {
+                let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+                if name.is_empty() || !name.chars().all(legal) {
+                    self.diagnostics.push(
+                        Diagnostic::error(
+                            "resource-name",
+                            format!("{section}: additional properties '{name}' not allowed"),
+                        )
+                        .at(node.entry_span())
+                        .help("names consist of letters, digits, `.`, `_` and `-`"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// `KEY` without a value takes the variable of that name (E7); a build argument without one is
+/// dropped (V5).
+fn inherit_variables(root: &mut Node, environment: &Environment) {
+    let services = root.get_mut("services").and_then(Node::as_map_mut);
+    for service in services.into_iter().flat_map(Map::values_mut) {
+        let inherit = |map: Option<&mut Map>| {
+            for (name, value) in map.into_iter().flatten() {
+                if value.is_null()
+                    && value.tag != Some(Tag::Reset)
+                    && let Some(text) = environment.get(name)
+                {
+                    value.value = Value::Text(text.clone());
+                }
+            }
+        };
+        inherit(service.get_mut("environment").and_then(Node::as_map_mut));
+        if let Some(args) = service.get_mut("build").and_then(|b| b.get_mut("args")) {
+            inherit(args.as_map_mut());
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The engine as reconciliation sees it.
+
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+
+use super::container::{
+    ContainerId, ContainerRecord, Driver, RunRecord, VolumeMountRecord, parse_signal,
+};
+use super::image::{Image, Reference};
+use super::store::{Batch, Table};
+use super::volume::{VolumeError, Volumes};
+use super::{Engine, EngineError, clock};
+use crate::compose::ProjectName;
+use crate::plan::{
+    ContainerConfig, MountSource, NetworkConfig, Observed, ObservedContainer, VolumeConfig, labels,
+};
+use crate::reconcile::{Backend, BackendError, ContainerChange, ImageProgress};
+
+impl Backend for Engine {
+    async fn observe(&self, project: &ProjectName) -> Result<Observed, BackendError> {
+        let containers = self
+            .containers()
+            .iter()
+            .map(|container| container.view().observed())
+            .filter(|container| container.label(labels::PROJECT) == project.as_str())
+            .collect();
+        Ok(Observed {
+            containers,
+            networks: self.shared.networks.list(),
+            volumes: self.observed_volumes()?,
+            images: self.image_ids()?,
+        })
+    }
+
+    async fn inspect(&self, container: &str) -> Result<ObservedContainer, BackendError> {
+        Ok(self.container(container)?.view().observed())
+    }
+
+    async fn ensure_image(
+        &self,
+        reference: &str,
+        pull_policy: Option<&str>,
+        platform: Option<&str>,
+        progress: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<String, BackendError> {
+        let image = self.ensure(reference, pull_policy, platform, progress).await?;
+        Ok(image.id.to_string())
+    }
+
+    async fn create_network(&self, config: &NetworkConfig) -> Result<(), BackendError> {
+        self.shared.networks.create(config).await.map_err(EngineError::from)?;
+        Ok(())
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), BackendError> {
+        self.shared.networks.remove(name).await.map_err(EngineError::from)?;
+        Ok(())
+    }
+
+    async fn create_volume(&self, config: &VolumeConfig) -> Result<(), BackendError> {
+        self.shared.volumes.create(config).map_err(EngineError::from)?;
+        Ok(())
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), BackendError> {
+        let users = self.shared.volume_users(name);
+        match self.shared.volumes.remove(name, &users).map_err(EngineError::from) {
+            Err(EngineError::Volume(VolumeError::NotFound { .. })) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn create_container(
+        &self,
+        config: &ContainerConfig,
+        inherit_volumes_from: Option<&str>,
+    ) -> Result<String, BackendError> {
+        Ok(self.create(config, inherit_volumes_from).await?.to_string())
+    }
+
+    async fn rename_container(&self, container: &str, name: &str) -> Result<(), BackendError> {
+        Ok(self.container(container)?.rename(name.to_owned()).await?)
+    }
+
+    async fn start_container(&self, container: &str) -> Result<(), BackendError> {
+        Ok(self.container(container)?.start().await?)
+    }
+
+    async fn stop_container(
+        &self,
+        container: &str,
+        timeout: Option<Duration>,
+    ) -> Result<(), BackendError> {
+        Ok(self.container(container)?.stop(timeout).await?)
+    }
+
+    async fn kill_container(&self, container: &str, signal: &str) -> Result<(), BackendError> {
+        let signal = parse_signal(signal)?;
+        Ok(self.container(container)?.kill(signal).await?)
+    }
+
+    async fn remove_container(
+        &self,
+        container: &str,
+        volumes: bool,
+        force: bool,
+    ) -> Result<(), BackendError> {
+        let Ok(container) = self.container(container) else {
+            return Ok(());
+        };
+        container.remove(volumes, force).await?;
+        self.write().remove(&container.id);
+        Ok(())
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<ContainerChange> {
+        self.changes()
+    }
+}
+
+impl Engine {
+    async fn ensure(
+        &self,
+        reference: &str,
+        pull_policy: Option<&str>,
+        platform: Option<&str>,
+        progress: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<Image, EngineError> {
+        let reference = Reference::parse(reference).map_err(super::image::ImageError::from)?;
+        let images = self.shared.images.clone();
+        let (pull_policy, platform) = (pull_policy.map(str::to_owned), platform.map(str::to_owned));
+        let work = tokio::task::spawn_blocking(move || {
+            images.ensure(&reference, pull_policy.as_deref(), platform.as_deref(), |event| {
+                // A client that no longer listens misses nothing it needs.
+                let _ = progress.send(event);
+            })
+        });
+        match work.await {
+            Ok(image) => Ok(image?),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    fn observed_volumes(&self) -> Result<Vec<crate::plan::ObservedVolume>, EngineError> {
+        let views = self.shared.views();
+        let volumes = self.shared.volumes.list()?;
+        let users = |volume: &str| {
+            views
+                .iter()
+                .filter(|view| view.record.volumes.iter().any(|mount| mount.volume == volume))
+                .map(|view| view.record.config.name.clone())
+                .collect()
+        };
+        Ok(volumes
+            .into_iter()
+            .map(|volume| crate::plan::ObservedVolume {
+                containers: users(&volume.name),
+                name: volume.name,
+                driver: volume.driver,
+                labels: volume.labels,
+            })
+            .collect())
+    }
+
+    /// Image ids by every name that an image has.
+    fn image_ids(&self) -> Result<std::collections::BTreeMap<String, String>, EngineError> {
+        let images = self.shared.images.list()?;
+        Ok(images
+            .into_iter()
+            .flat_map(|image| {
+                let id = image.id.to_string();
+                image.references.into_iter().map(move |name| (name, id.clone()))
+            })
+            .collect())
+    }
+
+    async fn create(
+        &self,
+        config: &ContainerConfig,
+        inherit_volumes_from: Option<&str>,
+    ) -> Result<ContainerId, EngineError> {
+        let id = ContainerId::random();
+        self.shared.names.take(&config.name, &id)?;
+        let result = self.create_named(id.clone(), config, inherit_volumes_from).await;
+        if result.is_err() {
+            self.shared.names.release(&config.name, &id);
+        }
+        result
+    }
+
+    async fn create_named(
+        &self,
+        id: ContainerId,
+        config: &ContainerConfig,
+        inherit_volumes_from: Option<&str>,
+    ) -> Result<ContainerId, EngineError> {
+        let shared = &self.shared;
+        let image = shared.image_by_reference(&config.image)?;
+        let inherited = match inherit_volumes_from {
+            Some(other) => self.container(other)?.view().record.volumes.clone(),
+            None => Vec::new(),
+        };
+        let mut config = config.clone();
+        let mut volumes = self.volumes_for(&config, &image, &inherited)?;
+        self.take_volumes_from(&mut config, &mut volumes)?;
+        let record = ContainerRecord {
+            id: id.clone(),
+            config,
+            image_id: image.id.to_string(),
+            created_at: clock::now(),
+            manually_stopped: false,
+            exit: None,
+            error: String::new(),
+            volumes,
+        };
+        // The record is the intent: the directories are made under its id, and what a crash
+        // between the two leaves is found by the record or by nobody's record.
+        let mut batch = Batch::default();
+        batch.put(Table::Containers, id.as_str(), &record);
+        shared.store.commit_async(batch).await?;
+        for part in ["upper", "work"] {
+            super::shared::private_dir(&shared.data_dir(&id).join(part))?;
+        }
+        // The upper directory's mode is the mode of the container's `/`.
+        set_mode(&shared.data_dir(&id).join("upper"), 0o755)?;
+        // Followers may come before the first start; the shim appends to what is there.
+        create_log(&shared.log_path(&id))?;
+        let container = Driver::spawn(shared.clone(), record, RunRecord::default());
+        shared.register(&id, container.watch());
+        self.write().insert(id.clone(), container);
+        Ok(id)
+    }
+
+    /// `volumes_from`: the mounts of other containers, where nothing of its own is mounted. An
+    /// entry may end in `:ro` or `:rw`.
+    fn take_volumes_from(
+        &self,
+        config: &mut ContainerConfig,
+        volumes: &mut Vec<VolumeMountRecord>,
+    ) -> Result<(), EngineError> {
+        for entry in config.volumes_from.clone() {
+            let (name, read_only) = match entry.rsplit_once(':') {
+                Some((name, "ro")) => (name, true),
+                Some((name, "rw")) => (name, false),
+                _ => (entry.as_str(), false),
+            };
+            let name = name.strip_prefix("container:").unwrap_or(name);
+            let other = self.container(name)?.view();
+            for mount in &other.record.volumes {
+                let taken = config.mounts.iter().any(|own| own.target == mount.target)
+                    || volumes.iter().any(|own| own.target == mount.target);
+                if !taken {
+                    volumes.push(VolumeMountRecord {
+                        // It is the other container's, and goes with that one.
+                        anonymous: false,
+                        read_only: mount.read_only || read_only,
+                        ..mount.clone()
+                    });
+                }
+            }
+            for mount in &other.record.config.mounts {
+                let is_bind = matches!(mount.source, MountSource::Bind { .. });
+                let taken = config.mounts.iter().any(|own| own.target == mount.target);
+                if is_bind && !taken {
+                    let mut mount = mount.clone();
+                    mount.read_only |= read_only;
+                    config.mounts.push(mount);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The volumes of a container: named ones, anonymous ones of its file, and those that its
+    /// image declares where nothing else is mounted. An inherited anonymous volume keeps its data.
+    fn volumes_for(
+        &self,
+        config: &ContainerConfig,
+        image: &Image,
+        inherited: &[VolumeMountRecord],
+    ) -> Result<Vec<VolumeMountRecord>, EngineError> {
+        let volumes = &self.shared.volumes;
+        let anonymous = |target: &std::path::Path| -> Result<String, EngineError> {
+            match inherited.iter().find(|mount| mount.anonymous && mount.target == target) {
+                Some(mount) => Ok(mount.volume.clone()),
+                None => {
+                    let name = Volumes::anonymous_name()?;
+                    let config = VolumeConfig { name: name.clone(), ..VolumeConfig::default() };
+                    volumes.create(&config)?;
+                    Ok(name)
+                }
+            }
+        };
+        let mut records = Vec::new();
+        for mount in &config.mounts {
+            let MountSource::Volume { name, nocopy, subpath, labels } = &mount.source else {
+                continue;
+            };
+            let volume = match name {
+                Some(name) => {
+                    volumes.create(&VolumeConfig {
+                        name: name.clone(),
+                        labels: labels.clone(),
+                        ..VolumeConfig::default()
+                    })?;
+                    name.clone()
+                }
+                None => anonymous(&mount.target)?,
+            };
+            records.push(VolumeMountRecord {
+                volume,
+                target: mount.target.clone(),
+                anonymous: name.is_none(),
+                read_only: mount.read_only,
+                subpath: subpath.clone(),
+                nocopy: *nocopy,
+            });
+        }
+        for target in declared_volumes(image) {
+            let taken = config.mounts.iter().any(|mount| mount.target == target);
+            if !taken {
+                records.push(VolumeMountRecord {
+                    volume: anonymous(&target)?,
+                    target,
+                    anonymous: true,
+                    read_only: false,
+                    subpath: None,
+                    nocopy: false,
+                });
+            }
+        }
+        Ok(records)
+    }
+}
+
+/// The `VOLUME` paths of an image; checked when the image was taken in (HAZARDS S45).
+fn declared_volumes(image: &Image) -> Vec<std::path::PathBuf> {
+    let config = image.config.config().as_ref();
+    let volumes = config.and_then(|config| config.volumes().clone());
+    let mut targets: Vec<_> = volumes.into_iter().flatten().map(Into::into).collect();
+    targets.sort();
+    targets
+}
+
+fn create_log(path: &std::path::Path) -> Result<(), EngineError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    options.open(path).map(drop).map_err(|source| EngineError::File {
+        action: "create",
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) -> Result<(), EngineError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
+        EngineError::File {
+            action: "set the mode of",
+            path: path.display().to_string(),
+            source,
+        }
+    })
+}

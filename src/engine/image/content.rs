@@ -1,0 +1,303 @@
+//! The content store on disk.
+//!
+//! ```text
+//! <data root>/blobs/sha256/<hex>    manifests and image configs, verified
+//! <data root>/snapshots/<hex>       one unpacked layer per chain id, as overlay takes it
+//! <data root>/staging/<n>           what is being made; removed at start
+//! ```
+//!
+//! Content appears under its final name by a rename after everything is on disk, so a name that
+//! exists is complete, also after a power cut. Which content is needed is not known here.
+//!
+//! Layer blobs are not kept: the snapshot is their content, and sources are streamed into it.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::Digest;
+use crate::sys::beneath;
+
+/// Manifests and configs are read into memory; registries refuse manifests above 4 MiB too.
+pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// Below this much free space no layer is begun: the state store and running containers need what
+/// is left more.
+const RESERVE_BYTES: u64 = 32 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    #[error("only {free_bytes} bytes are free at {path:?}; images need at least {RESERVE_BYTES}")]
+    Full { path: PathBuf, free_bytes: u64 },
+    #[error("cannot prepare the content store at {path:?}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot write {what} to the content store")]
+    Write { what: String, source: io::Error },
+    #[error("cannot read blob {digest}")]
+    Read { digest: Digest, source: io::Error },
+    #[error("blob {digest} is damaged: its content has the digest {found}")]
+    Damaged { digest: Digest, found: Digest },
+    #[error("cannot remove {what} from the content store")]
+    Remove { what: String, source: io::Error },
+}
+
+pub struct Content {
+    blobs: PathBuf,
+    snapshots: PathBuf,
+    staging: PathBuf,
+    n_staged: AtomicU64,
+}
+
+/// A directory that is being filled; removed when dropped.
+pub struct Staged {
+    parent: OwnedFd,
+    name: String,
+    path: PathBuf,
+}
+
+impl Content {
+    /// Makes the directories, only for the engine's own eyes (CVE-2021-41091: set-uid programs in
+    /// layers), and clears what an earlier engine left unfinished.
+    pub fn open(data_root: &Path) -> Result<Content, ContentError> {
+        let content = Content {
+            blobs: data_root.join("blobs/sha256"),
+            snapshots: data_root.join("snapshots"),
+            staging: data_root.join("staging"),
+            n_staged: AtomicU64::new(0),
+        };
+        let (data_root, blobs_root) = (data_root.to_owned(), data_root.join("blobs"));
+        for dir in [
+            &data_root,
+            &blobs_root,
+            &content.blobs,
+            &content.snapshots,
+            &content.staging,
+        ] {
+            private_directory(dir).map_err(|source| ContentError::Open {
+                path: dir.clone(),
+                source,
+            })?;
+        }
+        for name in content.names(&content.staging)? {
+            remove(&content.staging, &name)?;
+        }
+        Ok(content)
+    }
+
+    fn names(&self, dir: &Path) -> Result<Vec<String>, ContentError> {
+        let open = |source| ContentError::Open {
+            path: dir.to_owned(),
+            source,
+        };
+        let fd = beneath::open_root(dir).map_err(open)?;
+        let names = beneath::names(fd.as_fd()).map_err(open)?;
+        Ok(names
+            .into_iter()
+            .filter_map(|name| name.into_string().ok())
+            .collect())
+    }
+
+    /// Where the layer with this chain id is or would be.
+    pub fn snapshot_path(&self, chain_id: &Digest) -> PathBuf {
+        self.snapshots.join(chain_id.hex())
+    }
+
+    pub fn has_snapshot(&self, chain_id: &Digest) -> bool {
+        self.snapshot_path(chain_id).is_dir()
+    }
+
+    /// Chain ids (hex) of all snapshots on disk, known or not.
+    pub fn snapshot_names(&self) -> Result<Vec<String>, ContentError> {
+        self.names(&self.snapshots)
+    }
+
+    pub fn blob_names(&self) -> Result<Vec<String>, ContentError> {
+        self.names(&self.blobs)
+    }
+
+    pub fn remove_snapshot(&self, hex: &str) -> Result<(), ContentError> {
+        // Moved aside first: a half-removed snapshot must not exist under its name.
+        let aside = self.staging_name("removed");
+        match rustix::fs::rename(self.snapshots.join(hex), self.staging.join(&aside)) {
+            Ok(()) => remove(&self.staging, &aside),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(ContentError::Remove {
+                what: format!("snapshot {hex}"),
+                source: error.into(),
+            }),
+        }
+    }
+
+    pub fn remove_blob(&self, hex: &str) -> Result<(), ContentError> {
+        remove(&self.blobs, hex)
+    }
+
+    fn staging_name(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.n_staged.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A new empty directory.
+    pub fn stage(&self) -> Result<Staged, ContentError> {
+        let name = self.staging_name("layer");
+        let write = |source| ContentError::Write {
+            what: "a layer".to_owned(),
+            source,
+        };
+        let space =
+            rustix::fs::statvfs(&self.staging).map_err(|error| write(io::Error::from(error)))?;
+        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+        if free_bytes < RESERVE_BYTES {
+            return Err(ContentError::Full {
+                path: self.staging.clone(),
+                free_bytes,
+            });
+        }
+        let parent = beneath::open_root(&self.staging).map_err(write)?;
+        rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU)
+            .map_err(|error| write(error.into()))?;
+        Ok(Staged {
+            parent,
+            path: self.staging.join(&name),
+            name,
+        })
+    }
+
+    /// A new file without a name, for content that cannot be read in place.
+    pub fn scratch_file(&self) -> Result<std::fs::File, ContentError> {
+        let fd = rustix::fs::open(
+            &self.staging,
+            OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+        );
+        fd.map(std::fs::File::from)
+            .map_err(|error| ContentError::Write {
+                what: "a temporary file".to_owned(),
+                source: error.into(),
+            })
+    }
+
+    /// Brings everything written so far to the disk. One call for a whole image: file by file
+    /// takes eight times as long.
+    pub fn sync(&self) -> Result<(), ContentError> {
+        let write = |source| ContentError::Write {
+            what: "the image".to_owned(),
+            source,
+        };
+        let fd = beneath::open_root(&self.staging).map_err(write)?;
+        rustix::fs::syncfs(&fd).map_err(|error| write(error.into()))
+    }
+
+    /// Gives a complete and synced layer its name. If another image brought the same layer
+    /// meanwhile, that one stays and this one is dropped.
+    pub fn publish(&self, staged: Staged, chain_id: &Digest) -> Result<(), ContentError> {
+        match rustix::fs::renameat_with(
+            &staged.parent,
+            staged.name.as_str(),
+            rustix::fs::CWD,
+            self.snapshot_path(chain_id),
+            RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(ContentError::Write {
+                what: format!("layer {}", chain_id.short()),
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Makes the names that were published durable.
+    pub fn sync_names(&self) -> Result<(), ContentError> {
+        for dir in [&self.snapshots, &self.blobs] {
+            let synced = beneath::open_root(dir)
+                .and_then(|fd| rustix::fs::fsync(&fd).map_err(io::Error::from));
+            synced.map_err(|source| ContentError::Write {
+                what: format!("the names in {}", dir.display()),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Stores a document under its digest, which the caller has verified to be that of `bytes`.
+    pub fn put_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ContentError> {
+        let write = |source| ContentError::Write {
+            what: format!("blob {}", digest.short()),
+            source,
+        };
+        let name = self.staging_name("blob");
+        let path = self.staging.join(name);
+        let mut file = std::fs::File::create_new(&path).map_err(write)?;
+        file.write_all(bytes).map_err(write)?;
+        file.sync_all().map_err(write)?;
+        // Replacing heals a blob that was damaged on disk.
+        rustix::fs::rename(&path, self.blobs.join(digest.hex()))
+            .map_err(|error| write(error.into()))
+    }
+
+    /// Reads a document and checks it: nothing is parsed that does not match its digest.
+    pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>, ContentError> {
+        let read = |source| ContentError::Read {
+            digest: digest.clone(),
+            source,
+        };
+        let file = std::fs::File::open(self.blobs.join(digest.hex())).map_err(read)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCUMENT_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(read)?;
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            return Err(ContentError::Damaged {
+                digest: digest.clone(),
+                found,
+            });
+        }
+        Ok(bytes)
+    }
+}
+
+impl Staged {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn directory(&self) -> Result<OwnedFd, ContentError> {
+        beneath::open_child_directory(self.parent.as_fd(), OsStr::new(&self.name)).map_err(
+            |source| ContentError::Write {
+                what: "a layer".to_owned(),
+                source,
+            },
+        )
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a rename there is nothing left under the name. What cannot be removed now is
+        // removed at the next start.
+        if let Err(error) = beneath::remove_tree(self.parent.as_fd(), OsStr::new(&self.name)) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished layer");
+        }
+    }
+}
+
+fn remove(dir: &Path, name: &str) -> Result<(), ContentError> {
+    beneath::open_root(dir)
+        .and_then(|fd| beneath::remove_tree(fd.as_fd(), OsStr::new(name)))
+        .map_err(|source| ContentError::Remove {
+            what: name.to_owned(),
+            source,
+        })
+}
+
+/// Makes a directory that only the engine may enter, or repairs the mode of an existing one.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    let fd = beneath::open_root(path)?;
+    Ok(rustix::fs::fchmod(&fd, Mode::RWXU)?)
+}

@@ -1,0 +1,642 @@
+//! Entries of a layer's tar become files below one directory.
+//!
+//! Every path is looked up by the kernel with the staging directory as its root: symlinks of the
+//! archive are followed as inside a container and cannot lead out. Whiteouts are collected and
+//! applied last, because a marker only ever hides lower layers, wherever in the archive it stands.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::copy::{self, split};
+use super::layer::{self, LayerError, Limits};
+use super::metadata::{self, Metadata, is_allowed_xattr};
+use super::tar_stream::{EntryKind, TarEntry, TarSource, TarStream};
+use crate::sys::beneath;
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Book-keeping of the aufs driver, which wrote the first images.
+const AUFS: &[u8] = b".wh..wh.";
+/// As many as the kernel follows in one look-up.
+const MAX_SYMLINKS: usize = 40;
+
+pub struct Extractor {
+    root: OwnedFd,
+    limits: Limits,
+    n_entries: u64,
+    n_xattr_bytes: u64,
+    n_path_bytes: u64,
+    n_bytes: u64,
+    /// The directory of the last entry. Archives list siblings together, so this saves nearly
+    /// every look-up; forgotten whenever something is replaced.
+    last_parent: Option<(PathBuf, OwnedFd)>,
+    directories: HashMap<PathBuf, Metadata>,
+    implicit: BTreeSet<PathBuf>,
+    whiteouts: Vec<PathBuf>,
+    opaque: Vec<PathBuf>,
+    /// Hard links (path, target) whose target this layer does not contain.
+    missing_links: Vec<(PathBuf, PathBuf)>,
+    buffer: Vec<u8>,
+}
+
+/// A layer whose own content is complete; see [`Extracted::complete`].
+pub struct Extracted(Extractor);
+
+fn made<T>(path: &Path, result: io::Result<T>) -> Result<T, LayerError> {
+    result.map_err(|source| LayerError::Make {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+impl Extractor {
+    pub fn new(root: OwnedFd, limits: Limits) -> Extractor {
+        Extractor {
+            root,
+            limits,
+            n_entries: 0,
+            n_xattr_bytes: 0,
+            n_path_bytes: 0,
+            n_bytes: 0,
+            last_parent: None,
+            directories: HashMap::new(),
+            implicit: BTreeSet::from([PathBuf::new()]),
+            whiteouts: Vec::new(),
+            opaque: Vec::new(),
+            missing_links: Vec::new(),
+            buffer: vec![0; 1 << 17],
+        }
+    }
+
+    /// Applies one entry, whose data is read from the stream.
+    pub fn apply<S: TarSource>(
+        &mut self,
+        entry: TarEntry,
+        data: &mut TarStream<S>,
+    ) -> Result<(), LayerError> {
+        self.n_entries += 1;
+        if self.n_entries > self.limits.max_entries {
+            return Err(LayerError::Limit {
+                what: "entries",
+                limit: self.limits.max_entries,
+            });
+        }
+        let path = clean(&entry.path, &self.limits)?;
+        let metadata = self.metadata(&entry)?;
+        let Some((parent, name)) = split(&path) else {
+            if entry.kind != EntryKind::Directory {
+                return Err(LayerError::Path {
+                    path: shown(&entry.path),
+                    why: "the root can only be a directory",
+                });
+            }
+            self.implicit.remove(&path);
+            self.directories.insert(path, metadata);
+            return Ok(());
+        };
+        let is_aufs = |component: Component<'_>| {
+            let bytes = component.as_os_str().as_bytes();
+            bytes.starts_with(AUFS) && bytes != OPAQUE
+        };
+        if path.components().any(is_aufs) {
+            return Ok(());
+        }
+        if name.as_bytes() == OPAQUE {
+            self.keep(parent)?;
+            self.opaque.push(parent.to_owned());
+            return Ok(());
+        }
+        if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(LayerError::Path {
+                    path: shown(&entry.path),
+                    why: "the whiteout names nothing",
+                });
+            }
+            self.keep(&path)?;
+            self.whiteouts.push(parent.join(OsStr::from_bytes(hidden)));
+            return Ok(());
+        }
+        let dir = self.parent(parent)?;
+        let result = self.make(&entry, &path, &name, dir.as_fd(), metadata, data);
+        if self.last_parent.is_none() && result.as_ref().is_ok_and(|replaced| !replaced) {
+            self.last_parent = Some((parent.to_owned(), dir));
+        }
+        result.map(drop)
+    }
+
+    /// Returns whether something was removed for it.
+    fn make<S: TarSource>(
+        &mut self,
+        entry: &TarEntry,
+        path: &Path,
+        name: &OsStr,
+        dir: BorrowedFd<'_>,
+        metadata: Metadata,
+        data: &mut TarStream<S>,
+    ) -> Result<bool, LayerError> {
+        let special = |kind: FileType| -> io::Result<()> {
+            let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+            Ok(rustix::fs::mknodat(
+                dir,
+                name,
+                kind,
+                Mode::RUSR | Mode::WUSR,
+                device,
+            )?)
+        };
+        match entry.kind {
+            EntryKind::Regular => {
+                let (file, replaced) = replacing(path, dir, name, || {
+                    Ok(rustix::fs::openat(
+                        dir,
+                        name,
+                        OFlags::CREATE
+                            | OFlags::EXCL
+                            | OFlags::WRONLY
+                            | OFlags::NOFOLLOW
+                            | OFlags::CLOEXEC,
+                        Mode::RUSR | Mode::WUSR,
+                    )?)
+                })?;
+                self.fill(entry, path, file, &metadata, data)?;
+                Ok(replaced)
+            }
+            EntryKind::Directory => {
+                let replaced = match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
+                    Ok(()) => false,
+                    Err(Errno::EXIST) if beneath::open_child_directory(dir, name).is_ok() => false,
+                    Err(Errno::EXIST) => {
+                        replacing(path, dir, name, || {
+                            Ok(rustix::fs::mkdirat(dir, name, Mode::RWXU)?)
+                        })?
+                        .1
+                    }
+                    Err(error) => return made(path, Err(error.into())),
+                };
+                self.implicit.remove(path);
+                self.keep(path)?;
+                self.directories.insert(path.to_owned(), metadata);
+                Ok(replaced)
+            }
+            EntryKind::Symlink => {
+                let ((), replaced) = replacing(path, dir, name, || {
+                    Ok(rustix::fs::symlinkat(entry.link.as_slice(), dir, name)?)
+                })?;
+                made(path, metadata.apply_to_special(dir, name, true))?;
+                Ok(replaced)
+            }
+            EntryKind::HardLink => self.link(entry, path, name, dir),
+            EntryKind::CharDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
+                let kind = match entry.kind {
+                    EntryKind::CharDevice => FileType::CharacterDevice,
+                    EntryKind::BlockDevice => FileType::BlockDevice,
+                    _ => FileType::Fifo,
+                };
+                // Devices cannot be made in a user namespace; containers there get their /dev
+                // from the runtime, so nothing is lost.
+                if kind != FileType::Fifo && !rustix::process::geteuid().is_root() {
+                    return Ok(false);
+                }
+                let ((), replaced) = replacing(path, dir, name, || special(kind))?;
+                made(path, metadata.apply_to_special(dir, name, false))?;
+                Ok(replaced)
+            }
+        }
+        .inspect(|replaced| {
+            if *replaced {
+                self.last_parent = None;
+            }
+        })
+    }
+
+    fn fill<S: TarSource>(
+        &mut self,
+        entry: &TarEntry,
+        path: &Path,
+        file: OwnedFd,
+        metadata: &Metadata,
+        data: &mut TarStream<S>,
+    ) -> Result<(), LayerError> {
+        let mut file = std::fs::File::from(file);
+        self.n_bytes += entry.size;
+        let whole = [(0, entry.size)];
+        let segments = entry.sparse.as_deref().unwrap_or(&whole);
+        for &(offset, length) in segments {
+            if offset > 0 {
+                made(path, io::Seek::seek(&mut file, io::SeekFrom::Start(offset)))?;
+            }
+            let mut rest = length;
+            while rest > 0 {
+                let wanted = self
+                    .buffer
+                    .len()
+                    .min(usize::try_from(rest).unwrap_or(usize::MAX));
+                // The stream reports a premature end as an error, so this makes progress.
+                let n = data
+                    .read(&mut self.buffer[..wanted])
+                    .map_err(layer::read_error)?;
+                made(path, file.write_all(&self.buffer[..n]))?;
+                rest -= n as u64;
+            }
+        }
+        if entry.sparse.is_some() {
+            made(path, file.set_len(entry.file_size))?;
+        }
+        made(path, metadata.apply(file.as_fd()))
+    }
+
+    fn link(
+        &mut self,
+        entry: &TarEntry,
+        path: &Path,
+        name: &OsStr,
+        dir: BorrowedFd<'_>,
+    ) -> Result<bool, LayerError> {
+        let target = clean(&entry.link, &self.limits)?;
+        let Some((target_parent, target_name)) = split(&target) else {
+            return Err(LayerError::Path {
+                path: shown(&entry.link),
+                why: "a hard link to the root",
+            });
+        };
+        // The target's own name is not followed: a hard link to a symlink is another name of that
+        // symlink.
+        let stat = beneath::open_in_root(
+            self.root.as_fd(),
+            in_root(target_parent),
+            OFlags::DIRECTORY | OFlags::PATH,
+        )
+        .and_then(|parent| {
+            let stat = rustix::fs::statat(&parent, &target_name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok((parent, stat))
+        });
+        let (target_dir, stat) = match stat {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.keep(path)?;
+                self.keep(&target)?;
+                self.missing_links.push((path.to_owned(), target));
+                return Ok(false);
+            }
+            Err(error) => return made(path, Err(error)),
+        };
+        if let Ok(existing) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            && (existing.st_dev, existing.st_ino) == (stat.st_dev, stat.st_ino)
+        {
+            return Ok(false);
+        }
+        let ((), replaced) = replacing(path, dir, name, || {
+            Ok(rustix::fs::linkat(
+                &target_dir,
+                &target_name,
+                dir,
+                name,
+                AtFlags::empty(),
+            )?)
+        })?;
+        Ok(replaced)
+    }
+
+    fn metadata(&mut self, entry: &TarEntry) -> Result<Metadata, LayerError> {
+        let n_bytes: usize = entry.xattrs.iter().map(|(k, v)| k.len() + v.len()).sum();
+        self.n_xattr_bytes += n_bytes as u64;
+        if self.n_xattr_bytes > self.limits.max_xattr_bytes {
+            return Err(LayerError::Limit {
+                what: "bytes of extended attributes",
+                limit: self.limits.max_xattr_bytes,
+            });
+        }
+        Ok(Metadata {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            xattrs: entry
+                .xattrs
+                .iter()
+                .filter(|(name, _)| is_allowed_xattr(name))
+                .cloned()
+                .collect(),
+        })
+    }
+
+    /// Accounts for a path that stays in memory.
+    fn keep(&mut self, path: &Path) -> Result<(), LayerError> {
+        self.n_path_bytes += path.as_os_str().len() as u64;
+        if self.n_path_bytes > self.limits.max_path_bytes {
+            return Err(LayerError::Limit {
+                what: "bytes of paths",
+                limit: self.limits.max_path_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    /// The directory of an entry; taken out of the cache, and put back by the caller.
+    fn parent(&mut self, path: &Path) -> Result<OwnedFd, LayerError> {
+        match self.last_parent.take() {
+            Some((cached, fd)) if cached == path => Ok(fd),
+            _ => self.directory(path, 0),
+        }
+    }
+
+    /// Opens a directory below the root, making what is missing. Linear in the path's length
+    /// unless symlinks are on the way.
+    fn directory(&mut self, path: &Path, n_symlinks: usize) -> Result<OwnedFd, LayerError> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+        match beneath::open_in_root(self.root.as_fd(), in_root(path), flags) {
+            Ok(fd) => return Ok(fd),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return made(path, Err(error)),
+        }
+        if n_symlinks > MAX_SYMLINKS {
+            return made(path, Err(Errno::LOOP.into()));
+        }
+        let mut prefix = PathBuf::new();
+        let mut dir = made(
+            path,
+            beneath::open_in_root(self.root.as_fd(), Path::new("/"), flags),
+        )?;
+        for component in path.components() {
+            let name = component.as_os_str();
+            prefix.push(name);
+            let next = match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
+                Ok(()) => {
+                    self.keep(&prefix)?;
+                    self.implicit.insert(prefix.clone());
+                    beneath::open_child_directory(dir.as_fd(), name)
+                }
+                Err(Errno::EXIST) => {
+                    match beneath::open_in_root(self.root.as_fd(), &prefix, flags) {
+                        // A symlink to something that only a lower layer has, or nobody: make the
+                        // directory where it points, as a container would see it.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                            let link = rustix::fs::readlinkat(&dir, name, Vec::new())
+                                .map_err(io::Error::from);
+                            let link = made(&prefix, link)?;
+                            let target = resolve_link(&prefix, link.as_bytes());
+                            Ok(self.directory(&target, n_symlinks + 1)?)
+                        }
+                        result => result,
+                    }
+                }
+                Err(error) => Err(error.into()),
+            };
+            dir = made(&prefix, next)?;
+        }
+        Ok(dir)
+    }
+
+    /// Applies the whiteouts. After this only what depends on lower layers is missing.
+    pub fn finish(mut self) -> Result<Extracted, LayerError> {
+        self.last_parent = None;
+        for path in std::mem::take(&mut self.whiteouts) {
+            let Some((parent, name)) = split(&path) else {
+                continue;
+            };
+            let dir = self.parent(parent)?;
+            match rustix::fs::mknodat(&dir, &name, FileType::CharacterDevice, Mode::empty(), 0) {
+                Ok(()) => {}
+                // The layer has an entry of that name, which the marker does not concern. A file
+                // hides what is below by itself, a directory has to be told.
+                Err(Errno::EXIST) => {
+                    if let Ok(inside) = beneath::open_child_directory(dir.as_fd(), &name) {
+                        made(&path, set_opaque(inside.as_fd()))?;
+                    }
+                }
+                Err(error) => return made(&path, Err(error.into())),
+            }
+            self.last_parent = Some((parent.to_owned(), dir));
+        }
+        self.last_parent = None;
+        for path in std::mem::take(&mut self.opaque) {
+            let dir = self.directory(&path, 0)?;
+            made(&path, set_opaque(dir.as_fd()))?;
+        }
+        Ok(Extracted(self))
+    }
+}
+
+/// Runs `make`; if the name is taken, removes what is there and runs it again.
+fn replacing<T>(
+    path: &Path,
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    make: impl Fn() -> io::Result<T>,
+) -> Result<(T, bool), LayerError> {
+    match make() {
+        Ok(value) => return Ok((value, false)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return made(path, Err(error)),
+    }
+    made(path, beneath::remove_tree(dir, name))?;
+    Ok((made(path, make())?, true))
+}
+
+fn set_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::fs::fsetxattr(dir, "trusted.overlay.opaque", b"y", XattrFlags::empty()) {
+        // In a user namespace overlay reads its instructions from user attributes.
+        Err(Errno::PERM) => Ok(rustix::fs::fsetxattr(
+            dir,
+            "user.overlay.opaque",
+            b"y",
+            XattrFlags::empty(),
+        )?),
+        result => Ok(result?),
+    }
+}
+
+/// openat2 does not take an empty path.
+fn in_root(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        path
+    }
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned()
+}
+
+/// A path of the archive as a relative path without `.` and `..`; empty for the root.
+///
+/// `..` is resolved by its text, as Docker does; what would climb out is refused.
+fn clean(path: &[u8], limits: &Limits) -> Result<PathBuf, LayerError> {
+    let mut cleaned = PathBuf::new();
+    let mut depth = 0;
+    let refuse = |why| LayerError::Path {
+        path: shown(path),
+        why,
+    };
+    if path.is_empty() {
+        return Err(refuse("it is empty"));
+    }
+    // PATH_MAX includes the final NUL.
+    if path.len() > 4095 {
+        return Err(refuse("it is longer than 4095 bytes"));
+    }
+    for component in path.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => {
+                if !cleaned.pop() {
+                    return Err(LayerError::Escape { path: shown(path) });
+                }
+                depth -= 1;
+            }
+            _ => {
+                cleaned.push(OsStr::from_bytes(component));
+                depth += 1;
+                if depth > limits.max_depth {
+                    return Err(LayerError::Limit {
+                        what: "directories in a path",
+                        limit: limits.max_depth as u64,
+                    });
+                }
+            }
+        }
+    }
+    Ok(cleaned)
+}
+
+/// Where the symlink at `path` points, by its text; never above the root.
+fn resolve_link(path: &Path, link: &[u8]) -> PathBuf {
+    let mut resolved = match link.first() {
+        Some(b'/') => PathBuf::new(),
+        _ => path.parent().map(Path::to_owned).unwrap_or_default(),
+    };
+    for component in link.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => {
+                resolved.pop();
+            }
+            _ => resolved.push(OsString::from(OsStr::from_bytes(component))),
+        }
+    }
+    resolved
+}
+
+impl Extracted {
+    /// Whether [`Extracted::complete`] would look at the layers below.
+    pub fn needs_lower(&self) -> bool {
+        !self.0.missing_links.is_empty() || !self.0.implicit.is_empty()
+    }
+
+    /// Does what needs the layers below: `lower` is the root of their merged view.
+    /// Returns the bytes of file data.
+    pub fn complete(self, lower: Option<BorrowedFd<'_>>) -> Result<u64, LayerError> {
+        let Extracted(mut layer) = self;
+        for (path, target) in std::mem::take(&mut layer.missing_links) {
+            layer.link_to_lower(&path, &target, lower)?;
+        }
+        for path in std::mem::take(&mut layer.implicit) {
+            let inherited = lower.and_then(|lower| {
+                beneath::open_in_root(
+                    lower,
+                    in_root(&path),
+                    OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW,
+                )
+                .ok()
+            });
+            let metadata = match inherited {
+                Some(dir) => made(&path, metadata::of_open(dir.as_fd()))?,
+                None => Metadata::implicit_directory(),
+            };
+            layer.directories.entry(path).or_insert(metadata);
+        }
+        // Times change with every entry made inside, and a directory may lose its search bit:
+        // deepest first, after everything else.
+        let mut directories: Vec<_> = layer.directories.drain().collect();
+        directories.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        for (path, metadata) in directories {
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW;
+            match beneath::open_in_root(layer.root.as_fd(), in_root(&path), flags) {
+                Ok(dir) => made(&path, metadata.apply(dir.as_fd()))?,
+                // A later entry replaced it.
+                Err(error)
+                    if matches!(
+                        Errno::from_io_error(&error),
+                        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+                    ) => {}
+                Err(error) => return made(&path, Err(error)),
+            }
+        }
+        Ok(layer.n_bytes)
+    }
+}
+
+impl Extractor {
+    /// A hard link to a file of a lower layer: that file is copied up under its own name, so that
+    /// both names keep sharing one file.
+    fn link_to_lower(
+        &mut self,
+        path: &Path,
+        target: &Path,
+        lower: Option<BorrowedFd<'_>>,
+    ) -> Result<(), LayerError> {
+        let dangling = || LayerError::DanglingLink {
+            path: path.to_owned(),
+            target: target.to_owned(),
+        };
+        let (Some((parent, name)), Some((target_parent, target_name))) =
+            (split(path), split(target))
+        else {
+            return Err(dangling());
+        };
+        let dir = self.directory(parent, 0)?;
+        let up = self.directory(target_parent, 0)?;
+        let is_there = |stat: &rustix::fs::Stat| {
+            // A whiteout of this very layer does not count.
+            FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0
+        };
+        let in_layer = rustix::fs::statat(&up, &target_name, AtFlags::SYMLINK_NOFOLLOW).ok();
+        if in_layer.as_ref().is_none_or(|stat| !is_there(stat)) {
+            let lower = lower.ok_or_else(dangling)?;
+            let below = beneath::open_in_root(
+                lower,
+                in_root(target_parent),
+                OFlags::DIRECTORY | OFlags::RDONLY,
+            )
+            .map_err(|_| dangling())?;
+            match rustix::fs::statat(&below, &target_name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    return made(path, Err(Errno::PERM.into()));
+                }
+                Ok(_) => {}
+                Err(_) => return Err(dangling()),
+            }
+            if in_layer.is_some() {
+                // The target is removed by this layer; only the link remains.
+                made(path, beneath::remove_tree(dir.as_fd(), &name))?;
+                return made(
+                    path,
+                    copy::copy_file(below.as_fd(), &target_name, dir.as_fd(), &name),
+                );
+            }
+            made(
+                target,
+                copy::copy_file(below.as_fd(), &target_name, up.as_fd(), &target_name),
+            )?;
+        }
+        replacing(path, dir.as_fd(), &name, || {
+            Ok(rustix::fs::linkat(
+                &up,
+                &target_name,
+                &dir,
+                &name,
+                AtFlags::empty(),
+            )?)
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,493 @@
+//! The images of one engine: records, making them present, removing them.
+//!
+//! Every call blocks; async callers use a blocking thread. Content that is being used by a call
+//! is leased before its existence is checked, so a removal running beside it never takes it away.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::config::{self, ImageHealthcheck};
+use super::content::{Content, ContentError, private_directory};
+use super::platform::Platform;
+use super::source::{self, Stamp};
+use super::{Digest, ImageError, Reference};
+use crate::engine::store::{Batch, Store, Table};
+use crate::reconcile::ImageProgress;
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The digest of the image config; for a `rootfs:` image, of its canonical path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageId(Digest);
+
+impl ImageId {
+    pub fn digest(&self) -> &Digest {
+        &self.0
+    }
+}
+
+/// `sha256:<64 hex digits>`.
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub id: ImageId,
+    /// Names of the image, as Docker shows them; empty when it was untagged.
+    pub references: Vec<String>,
+    /// Digest of the manifest it came with.
+    pub manifest: Option<Digest>,
+    /// Checked: no reserved labels, no dangerous volumes.
+    pub config: ImageConfiguration,
+    pub healthcheck: Option<ImageHealthcheck>,
+    /// Directories from top to bottom, as overlay wants them; at least one.
+    pub layers: Vec<PathBuf>,
+    /// Bytes of file data in all layers; 0 for a `rootfs:` image.
+    pub size: u64,
+    /// When it was made present, nanoseconds since the epoch.
+    pub added_at: u64,
+}
+
+/// What a removal did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Names that were taken away, as Docker shows them.
+    pub untagged: Vec<String>,
+    /// The image, if that was its last name.
+    pub deleted: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ImageRecord {
+    /// Set for a `rootfs:` image, which has nothing else.
+    pub(super) rootfs: Option<PathBuf>,
+    pub(super) manifest: Option<Digest>,
+    /// Bottom to top.
+    pub(super) chain_ids: Vec<Digest>,
+    /// Bytes.
+    pub(super) size: u64,
+    /// Nanoseconds since the epoch.
+    pub(super) added_at: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ReferenceRecord {
+    pub(super) image: Digest,
+    /// As the reference is shown.
+    pub(super) name: String,
+    /// State of the file or layout that it was read from.
+    pub(super) stamp: Option<Stamp>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct SnapshotRecord {
+    pub(super) diff_id: Digest,
+    /// Bytes of file data.
+    pub(super) n_bytes: u64,
+}
+
+/// Clones share everything.
+#[derive(Clone)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) content: Content,
+    pub(super) store: Store,
+    /// The only layer of an image that has none.
+    pub(super) empty: PathBuf,
+    /// One at a time makes a given reference present.
+    pub(super) flights: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// How many calls need which content.
+    pub(super) leases: Mutex<HashMap<Digest, usize>>,
+}
+
+pub(super) struct Lease<'a> {
+    inner: &'a Inner,
+    digests: Vec<Digest>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut leases = lock(&self.inner.leases);
+        for digest in &self.digests {
+            if let Some(count) = leases.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    leases.remove(digest);
+                }
+            }
+        }
+    }
+}
+
+/// A panic elsewhere leaves these maps as they were between two operations: still usable.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
+}
+
+impl Images {
+    /// Opens the images under a data root (made 0700 where it is missing) and removes what an
+    /// earlier engine left unfinished or unreferenced.
+    pub fn open(data_root: &Path, store: Store) -> Result<Images, ImageError> {
+        let content = Content::open(data_root)?;
+        let empty = data_root.join("empty");
+        private_directory(&empty).map_err(|source| ContentError::Open {
+            path: empty.clone(),
+            source,
+        })?;
+        let inner = Inner {
+            content,
+            store,
+            empty,
+            flights: Mutex::default(),
+            leases: Mutex::default(),
+        };
+        inner.collect_garbage()?;
+        Ok(Images {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Makes the image present and returns it. A source that did not change since the last call is
+    /// not read again, and nothing is written.
+    ///
+    /// `pull_policy` is Compose's word; only `always` matters, and only to registry references.
+    pub fn ensure(
+        &self,
+        reference: &Reference,
+        pull_policy: Option<&str>,
+        platform: Option<&str>,
+        progress: impl Fn(ImageProgress) + Sync,
+    ) -> Result<Image, ImageError> {
+        let wanted = platform.map(Platform::parse).transpose()?;
+        let key = reference.canonical();
+        let flight = Arc::clone(lock(&self.inner.flights).entry(key.clone()).or_default());
+        let result = {
+            let _alone = lock(&flight);
+            self.inner
+                .ensure(reference, &key, pull_policy, wanted.as_ref(), &progress)
+        };
+        let mut flights = lock(&self.inner.flights);
+        drop(flight);
+        // The map holds the last reference when nobody else waits.
+        if flights
+            .get(&key)
+            .is_some_and(|flight| Arc::strong_count(flight) == 1)
+        {
+            flights.remove(&key);
+        }
+        result
+    }
+
+    /// An image by reference, or by id or the unique beginning of one.
+    pub fn get(&self, name: &str) -> Result<Image, ImageError> {
+        let id = self.inner.resolve(name)?;
+        self.inner.image(&id)
+    }
+
+    /// All images, newest first. A damaged one is left out, with a warning in the log; it can
+    /// still be removed, and reading its source again heals it.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        let mut images = Vec::new();
+        for (id, _) in self.inner.store.list::<ImageRecord>(Table::Images)? {
+            let Ok(id) = Digest::parse(&id) else { continue };
+            match self.inner.image(&id) {
+                Ok(image) => images.push(image),
+                Err(ImageError::Store(error)) => return Err(error.into()),
+                Err(error) => tracing::warn!(image = %id, %error, "image is damaged"),
+            }
+        }
+        images.sort_by_key(|image| std::cmp::Reverse(image.added_at));
+        Ok(images)
+    }
+
+    /// Gives an image a further name.
+    pub fn tag(&self, name: &str, reference: &Reference) -> Result<(), ImageError> {
+        let _steady = lock(&self.inner.leases);
+        let id = self.inner.resolve(name)?;
+        let record = ReferenceRecord {
+            image: id,
+            name: reference.to_string(),
+            stamp: None,
+        };
+        let key = reference.canonical();
+        Ok(self.inner.store.put(Table::References, &key, &record)?)
+    }
+
+    /// Reads every image of an archive or layout and gives it the names that it has there, as
+    /// `docker load` does. Returns those names.
+    pub fn load(
+        &self,
+        archive: &Reference,
+        progress: impl Fn(ImageProgress) + Sync,
+    ) -> Result<Vec<String>, ImageError> {
+        let mut loaded = Vec::new();
+        for name in source::tags_in(archive, &self.inner.content)? {
+            // A bare tag such as `v1` of a layout would become an image of that name.
+            let Ok(tag @ Reference::Registry { .. }) = Reference::parse(&name) else {
+                continue;
+            };
+            if !name.contains([':', '@', '/']) {
+                continue;
+            }
+            let Some(found) = source::find(&archive.with_tag(&name), None, &self.inner.content)?
+            else {
+                continue;
+            };
+            let batch = Batch::default();
+            self.inner.install(found, &tag, None, batch, &progress)?;
+            loaded.push(tag.to_string());
+        }
+        if loaded.is_empty() {
+            loaded.push(self.ensure(archive, None, None, progress)?.id.to_string());
+        }
+        Ok(loaded)
+    }
+
+    /// Takes a name away; with the last one goes the image, and with it the layers that no other
+    /// image needs. `users` are the containers that were made from it.
+    pub fn remove(&self, name: &str, users: &[String]) -> Result<Removed, ImageError> {
+        self.inner.remove(name, users)
+    }
+}
+
+impl Inner {
+    fn ensure(
+        &self,
+        reference: &Reference,
+        key: &str,
+        pull_policy: Option<&str>,
+        wanted: Option<&Platform>,
+        progress: &(dyn Fn(ImageProgress) + Sync),
+    ) -> Result<Image, ImageError> {
+        let record: Option<ReferenceRecord> = self.store.get(Table::References, key)?;
+        match reference {
+            Reference::Rootfs(path) => self.ensure_rootfs(path, reference, key),
+            Reference::Registry { .. } => {
+                let image = || reference.to_string();
+                if pull_policy == Some("always") {
+                    return Err(ImageError::CannotPull { image: image() });
+                }
+                let Some(record) = record else {
+                    return Err(ImageError::NotPresent { image: image() });
+                };
+                let present = self.image(&record.image)?;
+                let made_for = Platform::of_config(&present.config);
+                match wanted {
+                    Some(wanted) if !wanted.accepts(&made_for) => Err(ImageError::OtherPlatform {
+                        image: image(),
+                        present: made_for.to_string(),
+                        wanted: wanted.to_string(),
+                    }),
+                    _ => Ok(present),
+                }
+            }
+            _ => {
+                let stamp = Stamp::of_source(reference)?;
+                if let Some(record) = record
+                    && record.stamp == stamp
+                    // Whatever is wrong with what is there, reading the source again heals it.
+                    && let Ok(image) = self.image(&record.image)
+                    && wanted.is_none_or(|w| w.accepts(&Platform::of_config(&image.config)))
+                {
+                    return Ok(image);
+                }
+                progress(ImageProgress {
+                    part: reference.to_string(),
+                    status: "reading".to_owned(),
+                    current_bytes: 0,
+                    total_bytes: 0,
+                });
+                let Some(found) = source::find(reference, wanted, &self.content)? else {
+                    return Err(ImageError::NotPresent {
+                        image: reference.to_string(),
+                    });
+                };
+                self.install(found, reference, stamp, Batch::default(), progress)
+            }
+        }
+    }
+
+    fn ensure_rootfs(
+        &self,
+        path: &Path,
+        reference: &Reference,
+        key: &str,
+    ) -> Result<Image, ImageError> {
+        let refuse = |source| ImageError::Rootfs {
+            path: path.to_owned(),
+            source,
+        };
+        let canonical = path.canonicalize().map_err(refuse)?;
+        if !canonical.is_dir() {
+            return Err(refuse(io::ErrorKind::NotADirectory.into()));
+        }
+        let mut named = b"rootfs:".to_vec();
+        named.extend_from_slice(canonical.as_os_str().as_encoded_bytes());
+        let id = Digest::of(&named);
+        let mut batch = Batch::default();
+        let known: Option<ImageRecord> = self.store.get(Table::Images, &id.to_string())?;
+        if known.is_none() {
+            batch.put(
+                Table::Images,
+                &id.to_string(),
+                &ImageRecord {
+                    rootfs: Some(canonical),
+                    manifest: None,
+                    chain_ids: Vec::new(),
+                    size: 0,
+                    added_at: now(),
+                },
+            );
+        }
+        let named: Option<ReferenceRecord> = self.store.get(Table::References, key)?;
+        if named.is_none_or(|record| record.image != id) {
+            batch.put(
+                Table::References,
+                key,
+                &ReferenceRecord {
+                    image: id.clone(),
+                    name: reference.to_string(),
+                    stamp: None,
+                },
+            );
+        }
+        self.store.commit(batch)?;
+        self.image(&id)
+    }
+
+    pub(super) fn image(&self, id: &Digest) -> Result<Image, ImageError> {
+        let not_found = || ImageError::NotFound {
+            name: id.to_string(),
+        };
+        let record: ImageRecord = self
+            .store
+            .get(Table::Images, &id.to_string())?
+            .ok_or_else(not_found)?;
+        let mut references: Vec<String> = self
+            .store
+            .list::<ReferenceRecord>(Table::References)?
+            .into_iter()
+            .filter(|(_, reference)| reference.image == *id)
+            .map(|(_, reference)| reference.name)
+            .collect();
+        references.sort();
+        let (config, healthcheck, layers) = match &record.rootfs {
+            Some(path) => (rootfs_config(), None, vec![path.clone()]),
+            None => {
+                let bytes = self.content.blob(id)?;
+                let checked = config::check(&bytes).map_err(|source| ImageError::Config {
+                    image: id.short().to_owned(),
+                    source,
+                })?;
+                (
+                    checked.config,
+                    checked.healthcheck,
+                    self.layers(id, &record)?,
+                )
+            }
+        };
+        Ok(Image {
+            id: ImageId(id.clone()),
+            references,
+            manifest: record.manifest,
+            config,
+            healthcheck,
+            layers,
+            size: record.size,
+            added_at: record.added_at,
+        })
+    }
+
+    fn layers(&self, id: &Digest, record: &ImageRecord) -> Result<Vec<PathBuf>, ImageError> {
+        if record.chain_ids.is_empty() {
+            return Ok(vec![self.empty.clone()]);
+        }
+        let mut layers = Vec::with_capacity(record.chain_ids.len());
+        for chain_id in record.chain_ids.iter().rev() {
+            if !self.content.has_snapshot(chain_id) {
+                return Err(ImageError::MissingLayer {
+                    image: id.short().to_owned(),
+                    layer: chain_id.short().to_owned(),
+                });
+            }
+            layers.push(self.content.snapshot_path(chain_id));
+        }
+        Ok(layers)
+    }
+
+    pub(super) fn resolve(&self, name: &str) -> Result<Digest, ImageError> {
+        if let Ok(reference) = Reference::parse(name) {
+            let key = reference.canonical();
+            let record: Option<ReferenceRecord> = self.store.get(Table::References, &key)?;
+            if let Some(record) = record {
+                return Ok(record.image);
+            }
+        }
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let not_found = || ImageError::NotFound {
+            name: name.to_owned(),
+        };
+        if hex.is_empty() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(not_found());
+        }
+        let prefix = format!("sha256:{hex}");
+        let ids = self.store.list::<ImageRecord>(Table::Images)?;
+        let mut matching = ids.iter().filter(|(id, _)| id.starts_with(&prefix));
+        match (matching.next(), matching.next()) {
+            (Some((id, _)), None) => Digest::parse(id).map_err(|_| not_found()),
+            (None, _) => Err(not_found()),
+            (Some(_), Some(_)) => Err(ImageError::AmbiguousId {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    pub(super) fn lease(&self, digests: Vec<Digest>) -> Lease<'_> {
+        let mut leases = lock(&self.leases);
+        for digest in &digests {
+            *leases.entry(digest.clone()).or_default() += 1;
+        }
+        Lease {
+            inner: self,
+            digests,
+        }
+    }
+}
+
+fn rootfs_config() -> ImageConfiguration {
+    let inner = ConfigBuilder::default()
+        .env(vec![DEFAULT_PATH.to_owned()])
+        .build()
+        .expect("every field of a config has a default");
+    let host = Platform::host();
+    let rootfs = oci_spec::image::RootFsBuilder::default()
+        .typ("layers")
+        .diff_ids(Vec::<String>::new())
+        .build()
+        .expect("both fields are set");
+    ImageConfigurationBuilder::default()
+        .architecture(host.architecture.as_str())
+        .os(host.os.as_str())
+        .config(inner)
+        .rootfs(rootfs)
+        .build()
+        .expect("all required fields are set")
+}

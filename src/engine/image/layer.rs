@@ -1,0 +1,283 @@
+//! One layer: a (compressed) tar becomes a directory that overlay can stack.
+//!
+//! ```text
+//! blob ─▶ digest ─▶ inflate ─▶ limits ─▶ diff id ─▶ tar entries ─▶ Extractor ─▶ staging directory
+//! ```
+//!
+//! The archive is hostile: every path is resolved by the kernel inside the staging directory, all
+//! sizes are bounded, and nothing made here is visible before both digests were compared. Time is
+//! linear in the archive. Must not know where blobs come from or where snapshots live.
+//!
+//! What depends on the layers below (hard links into them, metadata of directories that the
+//! archive only implies) is done afterwards by [`Extracted::complete`], so that layers can be
+//! extracted in parallel.
+
+use std::cell::RefCell;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Digest;
+use super::copy::CopyError;
+use super::digest::Hashing;
+use super::extract::{Extracted, Extractor};
+use super::tar_stream::{Streamed, TarError, TarStream};
+
+/// What one layer may ask of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest public images (machine learning) have layers of some 20 GiB.
+    pub max_bytes: u64,
+    /// Inflated bytes that are always allowed, whatever the ratio: small layers may be all zeros.
+    pub free_bytes: u64,
+    /// Beyond that, inflated bytes per compressed byte. File systems of real images stay below
+    /// 20; gzip can reach 1032, zstd far more.
+    pub max_ratio: u64,
+    /// Directory entries; a full desktop distribution has about a million.
+    pub max_entries: u64,
+    /// Components of a path. A real tree of npm modules reaches some 60.
+    pub max_depth: usize,
+    /// Extended attributes of the whole layer.
+    pub max_xattr_bytes: u64,
+    /// Paths of directories, whiteouts and open links, which are kept in memory until the end of
+    /// the layer. A million directories take some 60 MiB.
+    pub max_path_bytes: u64,
+}
+
+impl Limits {
+    pub const DEFAULT: Limits = Limits {
+        max_bytes: 128 << 30,
+        free_bytes: 1 << 30,
+        max_ratio: 200,
+        max_entries: 4_000_000,
+        max_depth: 512,
+        max_xattr_bytes: 64 << 20,
+        max_path_bytes: 256 << 20,
+    };
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("cannot read the layer")]
+    Read(#[source] io::Error),
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    #[error("the layer is compressed with {format}, which is not supported")]
+    Compression { format: &'static str },
+    #[error("entry {path:?} leads out of the layer")]
+    Escape { path: String },
+    #[error("entry {path:?} is not a possible path: {why}")]
+    Path { path: String, why: &'static str },
+    #[error("cannot make {path:?}")]
+    Make { path: PathBuf, source: io::Error },
+    #[error("hard link {path:?} points to {target:?}, which exists in no layer")]
+    DanglingLink { path: PathBuf, target: PathBuf },
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error("the layer exceeds the limit of {limit} {what}")]
+    Limit { what: &'static str, limit: u64 },
+    #[error("the layer's content does not match its {what}: expected {expected}, found {found}")]
+    Mismatch {
+        what: &'static str,
+        expected: String,
+        found: String,
+    },
+}
+
+/// Travels through `Read` as an `io::Error`.
+#[derive(Debug, thiserror::Error)]
+#[error("the layer exceeds the limit of {limit} {what}")]
+struct LimitReached {
+    what: &'static str,
+    limit: u64,
+}
+
+/// What is known about a layer before it is read.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Digest of the blob as it is stored; `None` when only its content is identified.
+    pub blob: Option<Digest>,
+    /// Length of the blob in bytes.
+    pub blob_bytes: Option<u64>,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+}
+
+/// What passed through the compressed side so far.
+struct Meter<'a> {
+    n_bytes: u64,
+    hasher: Option<Sha256>,
+    on_bytes: &'a dyn Fn(u64),
+}
+
+struct Metered<'a, R> {
+    inner: R,
+    meter: Rc<RefCell<Meter<'a>>>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        let mut meter = self.meter.borrow_mut();
+        meter.n_bytes += n as u64;
+        if let Some(hasher) = &mut meter.hasher {
+            hasher.update(&buffer[..n]);
+        }
+        (meter.on_bytes)(meter.n_bytes);
+        Ok(n)
+    }
+}
+
+struct Bounded<'a, R> {
+    inner: R,
+    n_bytes: u64,
+    limits: Limits,
+    meter: Rc<RefCell<Meter<'a>>>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.n_bytes += n as u64;
+        let limits = &self.limits;
+        if self.n_bytes > limits.max_bytes {
+            return Err(io::Error::other(LimitReached {
+                what: "bytes",
+                limit: limits.max_bytes,
+            }));
+        }
+        let by_ratio = self
+            .meter
+            .borrow()
+            .n_bytes
+            .saturating_mul(limits.max_ratio)
+            .saturating_add(limits.free_bytes);
+        if self.n_bytes > by_ratio {
+            return Err(io::Error::other(LimitReached {
+                what: "inflated bytes per compressed byte",
+                limit: limits.max_ratio,
+            }));
+        }
+        Ok(n)
+    }
+}
+
+/// Inflates by what the bytes say; declared media types are often wrong.
+pub fn inflate<'a>(blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+    let mut blob = BufReader::with_capacity(1 << 17, blob);
+    let start = blob.fill_buf().map_err(read_error)?;
+    if start.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob)));
+    }
+    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let decoder = zstd::Decoder::with_buffer(blob).map_err(read_error)?;
+        return Ok(Box::new(decoder));
+    }
+    for (magic, format) in [
+        (&b"\xfd7zXZ"[..], "xz"),
+        (b"BZh", "bzip2"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+    ] {
+        if start.starts_with(magic) {
+            return Err(LayerError::Compression { format });
+        }
+    }
+    Ok(Box::new(blob))
+}
+
+/// Reads a whole blob and fills the (empty) directory. On success the digests have matched; on
+/// failure the directory holds rubbish.
+///
+/// `on_bytes` is told how much of the blob has been read.
+pub fn unpack(
+    blob: impl Read,
+    expected: &Expected,
+    directory: OwnedFd,
+    limits: Limits,
+    on_bytes: &dyn Fn(u64),
+) -> Result<Extracted, LayerError> {
+    let hasher = match &expected.blob {
+        // An uncompressed blob is its own diff: one hash does for both.
+        Some(blob) if *blob != expected.diff_id => Some(Sha256::new()),
+        _ => None,
+    };
+    let meter = Rc::new(RefCell::new(Meter {
+        n_bytes: 0,
+        hasher,
+        on_bytes,
+    }));
+    let inflated = inflate(Metered {
+        inner: blob,
+        meter: Rc::clone(&meter),
+    })?;
+    let diff = Hashing::new(Bounded {
+        inner: inflated,
+        n_bytes: 0,
+        limits,
+        meter: Rc::clone(&meter),
+    });
+    let mut tar = TarStream::new(Streamed(diff));
+    let mut extractor = Extractor::new(directory, limits);
+    while let Some(entry) = tar.next_entry().map_err(tar_error)? {
+        extractor.apply(entry, &mut tar)?;
+    }
+    // The digests cover what follows the end-of-archive mark as well.
+    let Streamed(diff) = tar.into_inner();
+    let (found, _) = diff.finish().map_err(read_error)?;
+    compare("diff id", &expected.diff_id, &found)?;
+    let meter = &mut *meter.borrow_mut();
+    if let Some(n_bytes) = expected.blob_bytes
+        && n_bytes != meter.n_bytes
+    {
+        return Err(LayerError::Mismatch {
+            what: "size",
+            expected: n_bytes.to_string(),
+            found: meter.n_bytes.to_string(),
+        });
+    }
+    if let (Some(blob), Some(hasher)) = (&expected.blob, meter.hasher.take()) {
+        let found = format!("sha256:{}", hex::encode(hasher.finalize()));
+        if found != blob.to_string() {
+            return Err(LayerError::Mismatch {
+                what: "digest",
+                expected: blob.to_string(),
+                found,
+            });
+        }
+    }
+    extractor.finish()
+}
+
+fn compare(what: &'static str, expected: &Digest, found: &Digest) -> Result<(), LayerError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(LayerError::Mismatch {
+        what,
+        expected: expected.to_string(),
+        found: found.to_string(),
+    })
+}
+
+pub(super) fn read_error(error: io::Error) -> LayerError {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<LimitReached>())
+    {
+        Some(reached) => LayerError::Limit {
+            what: reached.what,
+            limit: reached.limit,
+        },
+        None => LayerError::Read(error),
+    }
+}
+
+fn tar_error(error: TarError) -> LayerError {
+    match error {
+        TarError::Read(error) => read_error(error),
+        error => LayerError::Tar(error),
+    }
+}

@@ -1,0 +1,43 @@
+//! Images: what a reference stands for, as layers that overlay can stack and a checked config.
+//!
+//! ```text
+//! reference ─▶ source (archive, layout) ─▶ layer ─▶ extract ─▶ content (snapshots, blobs)
+//!      └──────────────── Images: records, single flight, leases, removal ─────┘
+//! ```
+//!
+//! An image is named by the digest of its config. A registry client adds another source in front
+//! of [`layer`] and [`content`]; nothing behind them changes. Must not know containers: whoever
+//! removes an image says who uses it.
+
+mod archive;
+mod config;
+mod content;
+pub(super) mod copy;
+mod digest;
+mod error;
+mod extract;
+mod images;
+mod install;
+mod layer;
+mod metadata;
+mod pax;
+mod platform;
+mod reference;
+mod remove;
+mod source;
+mod tar_stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{ConfigError, ImageHealthcheck};
+pub use content::{ContentError, private_directory};
+pub use copy::CopyError;
+pub use digest::{Digest, DigestError};
+pub use error::ImageError;
+pub use images::{Image, ImageId, Images, Removed};
+pub use layer::LayerError;
+pub use platform::{Platform, PlatformError};
+pub use reference::{Reference, ReferenceError};
+pub use source::SourceError;
+pub use tar_stream::TarError;

@@ -1,0 +1,650 @@
+//! The packet filter: one table whose rules are written once; containers are elements of its maps.
+//!
+//! ```text
+//! raw_prerouting   frames forged to or from 127/8            drop
+//! nat_prerouting   to an address of this host                ─┐
+//! nat_output       to an address of this host                ─┴▶ publish: host_ip.proto.port or
+//!                                                               proto.port ─▶ container.port
+//! forward          same bridge accept; internal drop; into a bridge: answers and published only
+//! postrouting      hairpin, from 127/8, and outbound         masquerade
+//! ```
+//!
+//! Accepting in this table does not overrule another table: in nf_tables a drop anywhere is final.
+//! [`Firewall::foreign_drops`] names such tables.
+//!
+//! Knows bridges and ports by value, not networks or containers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::error::NetworkError;
+use crate::compose::Protocol;
+use crate::sys::netlink::Refusal;
+use crate::sys::nft::{
+    Base, Batch, ChainKind, Conntrack, Datatype, Element, Expression, Hook, Meta, Nft, TABLE_OWNER,
+    TABLE_PERSIST, Verdict,
+};
+
+/// A bridge as the rules see it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BridgeRule {
+    pub name: String,
+    pub is_internal: bool,
+    pub is_masqueraded: bool,
+    /// Containers on it do not reach each other.
+    pub is_isolating: bool,
+}
+
+/// A published port as the rules see it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRule {
+    /// `None` is every address of the host, of the container's family.
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub protocol: Protocol,
+    pub container: IpAddr,
+    pub container_port: u16,
+}
+
+/// The maps that published ports are elements of.
+pub const MAPS: [&str; 4] = ["host4", "any4", "host6", "any6"];
+
+/// `IPPROTO_*` of a protocol.
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+impl PortRule {
+    /// The map and the element that stand for it.
+    pub fn element(&self) -> (&'static str, Element) {
+        let protocol = [protocol_number(self.protocol), 0, 0, 0];
+        let port = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            [high, low, 0, 0]
+        };
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let mut key = self.host_ip.map(octets).unwrap_or_default();
+        key.extend(protocol);
+        key.extend(port(self.host_port));
+        let mut value = octets(self.container);
+        value.extend(port(self.container_port));
+        let map = match (self.container, self.host_ip) {
+            (IpAddr::V4(_), Some(_)) => "host4",
+            (IpAddr::V4(_), None) => "any4",
+            (IpAddr::V6(_), Some(_)) => "host6",
+            (IpAddr::V6(_), None) => "any6",
+        };
+        (map, (key, Some(value)))
+    }
+}
+
+fn link_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(16, 0);
+    key
+}
+
+/// The table and what is in it.
+pub struct Firewall {
+    table: String,
+    /// Opened with the first network. The table belongs to this socket.
+    nft: Option<Nft>,
+    is_installed: bool,
+    bridges: BTreeSet<BridgeRule>,
+    guarded: BTreeSet<String>,
+    /// By container id.
+    ports: BTreeMap<String, Vec<PortRule>>,
+}
+
+impl Firewall {
+    pub fn new(tag: &str) -> Firewall {
+        Firewall {
+            table: format!("wharf{tag}"),
+            nft: None,
+            is_installed: false,
+            bridges: BTreeSet::new(),
+            guarded: BTreeSet::new(),
+            ports: BTreeMap::new(),
+        }
+    }
+
+    fn nft(&mut self) -> Result<&mut Nft, NetworkError> {
+        if self.nft.is_none() {
+            self.nft = Some(Nft::open().map_err(NetworkError::Netlink)?);
+        }
+        // Just filled if it was empty.
+        Ok(self.nft.as_mut().expect("an open socket"))
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(Refusal) -> NetworkError + use<> {
+        let table = self.table.clone();
+        move |source| NetworkError::Firewall {
+            action,
+            table,
+            source,
+        }
+    }
+
+    /// Removes a table that an earlier engine left behind, if there is one.
+    pub fn remove(&mut self) -> Result<(), NetworkError> {
+        let failed = self.failed("remove");
+        self.is_installed = false;
+        self.ports.clear();
+        self.bridges.clear();
+        self.guarded.clear();
+        if self.adopt()? {
+            let mut batch = Batch::new(&self.table);
+            batch.delete_table();
+            self.nft()?.commit(batch).map_err(failed)?;
+        }
+        // Gives the socket back too: an engine without networks holds nothing.
+        self.nft = None;
+        Ok(())
+    }
+
+    /// Whether the table exists; if nobody owns it, it belongs to this socket from now on.
+    fn adopt(&mut self) -> Result<bool, NetworkError> {
+        let name = self.table.clone();
+        let failed = self.failed("look for");
+        let tables = self.nft()?.tables().map_err(failed)?;
+        let Some(found) = tables.into_iter().find(|table| table.name == name) else {
+            return Ok(false);
+        };
+        if found.owner.is_none() && found.flags & TABLE_OWNER != 0 {
+            let mut batch = Batch::new(&name);
+            batch.add_table(found.flags | TABLE_OWNER | TABLE_PERSIST);
+            let failed = self.failed("take over");
+            self.nft()?.commit(batch).map_err(failed)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes the table be exactly this, in one transaction: what was there before is replaced.
+    pub fn replace(
+        &mut self,
+        bridges: BTreeSet<BridgeRule>,
+        guarded: BTreeSet<String>,
+        ports: BTreeMap<String, Vec<PortRule>>,
+    ) -> Result<(), NetworkError> {
+        let exists = self.adopt()?;
+        self.bridges = bridges;
+        self.guarded = guarded;
+        self.ports = ports;
+        let build = |flags: u32, firewall: &Firewall| {
+            let mut batch = Batch::new(&firewall.table);
+            if exists {
+                batch.delete_table();
+            }
+            batch.add_table(flags);
+            firewall.rules(&mut batch);
+            for bridge in &firewall.bridges {
+                bridge_elements(bridge, &mut |set, elements| {
+                    batch.add_elements(set, elements)
+                });
+            }
+            let guarded: Vec<Element> = firewall
+                .guarded
+                .iter()
+                .map(|name| (link_key(name), None))
+                .collect();
+            batch.add_elements("guarded", &guarded);
+            for (map, elements) in by_map(firewall.ports.values().flatten()) {
+                batch.add_elements(map, &elements);
+            }
+            batch
+        };
+        let owned = build(TABLE_OWNER | TABLE_PERSIST, self);
+        let outcome = match self.nft()?.commit(owned) {
+            // Kernels before 6.9 do not keep an owned table, those before 5.12 own none; rather a
+            // table that others may flush than one that vanishes with the engine.
+            Err(refusal) if matches!(refusal.raw_os_error(), libc::EOPNOTSUPP | libc::EINVAL) => {
+                let shared = build(0, self);
+                self.nft()?.commit(shared)
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(self.failed("write"))?;
+        self.is_installed = true;
+        Ok(())
+    }
+
+    pub fn add_bridge(&mut self, bridge: BridgeRule) -> Result<(), NetworkError> {
+        if !self.is_installed {
+            let mut bridges = std::mem::take(&mut self.bridges);
+            bridges.insert(bridge);
+            let guarded = std::mem::take(&mut self.guarded);
+            let ports = std::mem::take(&mut self.ports);
+            return self.replace(bridges, guarded, ports);
+        }
+        let mut batch = Batch::new(&self.table);
+        bridge_elements(&bridge, &mut |set, elements| {
+            batch.add_elements(set, elements)
+        });
+        let failed = self.failed("add a bridge to");
+        self.nft()?.commit(batch).map_err(failed)?;
+        self.bridges.insert(bridge);
+        Ok(())
+    }
+
+    /// Forgets a bridge; with the last one the whole table goes.
+    pub fn remove_bridge(&mut self, name: &str) -> Result<(), NetworkError> {
+        let Some(bridge) = self
+            .bridges
+            .iter()
+            .find(|bridge| bridge.name == name)
+            .cloned()
+        else {
+            return Ok(());
+        };
+        if self.bridges.len() == 1 {
+            return self.remove();
+        }
+        let mut batch = Batch::new(&self.table);
+        bridge_elements(&bridge, &mut |set, elements| {
+            batch.delete_elements(set, elements);
+        });
+        let failed = self.failed("remove a bridge from");
+        self.nft()?.commit(batch).map_err(failed)?;
+        self.bridges.remove(&bridge);
+        Ok(())
+    }
+
+    /// The links that must not forward to each other although forwarding is on.
+    pub fn guard(&mut self, names: &[String]) -> Result<(), NetworkError> {
+        let fresh: Vec<Element> = names
+            .iter()
+            .filter(|name| !self.guarded.contains(*name))
+            .map(|name| (link_key(name), None))
+            .collect();
+        self.guarded.extend(names.iter().cloned());
+        if !self.is_installed || fresh.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&self.table);
+        batch.add_elements("guarded", &fresh);
+        let failed = self.failed("guard links by");
+        self.nft()?.commit(batch).map_err(failed)
+    }
+
+    /// Publishes all ports of a container in one transaction, in place of those it had.
+    pub fn publish(&mut self, container: &str, rules: Vec<PortRule>) -> Result<(), NetworkError> {
+        let old = self.ports.get(container).cloned().unwrap_or_default();
+        if old == rules {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&self.table);
+        for (map, elements) in by_map(old.iter()) {
+            let keys: Vec<Element> = elements.into_iter().map(|(key, _)| (key, None)).collect();
+            batch.delete_elements(map, &keys);
+        }
+        for (map, elements) in by_map(rules.iter()) {
+            batch.add_elements(map, &elements);
+        }
+        let failed = self.failed("publish ports by");
+        self.nft()?.commit(batch).map_err(failed)?;
+        if rules.is_empty() {
+            self.ports.remove(container);
+        } else {
+            self.ports.insert(container.to_owned(), rules);
+        }
+        Ok(())
+    }
+
+    /// The container that has published the port already.
+    pub fn holder(
+        &self,
+        host_port: u16,
+        protocol: Protocol,
+        host_ip: Option<IpAddr>,
+    ) -> Option<&str> {
+        self.ports
+            .iter()
+            .find(|(_, rules)| {
+                rules.iter().any(|rule| {
+                    rule.host_port == host_port
+                        && rule.protocol == protocol
+                        && (rule.host_ip.is_none() || host_ip.is_none() || rule.host_ip == host_ip)
+                })
+            })
+            .map(|(container, _)| container.as_str())
+    }
+
+    /// Tables of others, as `family table chain`, that drop forwarded packets by default. Such a
+    /// drop wins over this table.
+    pub fn foreign_drops(&mut self) -> Result<Vec<String>, NetworkError> {
+        let failed = self.failed("look beside");
+        let own = self.table.clone();
+        let chains = self.nft()?.chains().map_err(failed)?;
+        Ok(chains
+            .into_iter()
+            .filter(|chain| {
+                chain.table != own
+                    && chain.drops_by_default
+                    && chain.hook == Some(Hook::Forward as u32)
+            })
+            .map(|chain| {
+                let family = match chain.family {
+                    1 => "inet",
+                    2 => "ip",
+                    7 => "bridge",
+                    10 => "ip6",
+                    _ => "other",
+                };
+                format!("{family} {} {}", chain.table, chain.name)
+            })
+            .collect())
+    }
+
+    fn rules(&self, batch: &mut Batch) {
+        use Datatype::{Ipv4, Ipv6, LinkName, Port, Protocol};
+        for name in ["bridges", "internal", "masquerade", "guarded"] {
+            batch.add_set(name, &[LinkName], &[]);
+        }
+        batch.add_set("same", &[LinkName, LinkName], &[]);
+        batch.add_set("self4", &[Ipv4, Ipv4], &[]);
+        batch.add_set("self6", &[Ipv6, Ipv6], &[]);
+        batch.add_set("host4", &[Ipv4, Protocol, Port], &[Ipv4, Port]);
+        batch.add_set("any4", &[Protocol, Port], &[Ipv4, Port]);
+        batch.add_set("host6", &[Ipv6, Protocol, Port], &[Ipv6, Port]);
+        batch.add_set("any6", &[Protocol, Port], &[Ipv6, Port]);
+
+        batch.add_base_chain("raw_prerouting", ChainKind::Filter, Hook::Prerouting, -300);
+        batch.add_chain("publish");
+        batch.add_base_chain("nat_prerouting", ChainKind::Nat, Hook::Prerouting, -100);
+        batch.add_base_chain("nat_output", ChainKind::Nat, Hook::Output, -100);
+        batch.add_base_chain("forward", ChainKind::Filter, Hook::Forward, 0);
+        batch.add_base_chain("postrouting", ChainKind::Nat, Hook::Postrouting, 100);
+
+        // The destination is rewritten before routing could refuse 127/8 on a wire, so the refusal
+        // has to come first. The loopback link always has index 1.
+        for offset in [DESTINATION_V4, SOURCE_V4] {
+            let mut steps = vec![
+                Expression::Meta {
+                    key: Meta::InputIndex,
+                    to: 0,
+                },
+                Expression::NotEqual {
+                    register: 0,
+                    value: 1u32.to_ne_bytes().to_vec(),
+                },
+            ];
+            steps.extend(loopback(offset));
+            steps.push(Expression::Verdict(Verdict::Drop));
+            batch.add_rule("raw_prerouting", &steps);
+        }
+
+        for chain in ["nat_prerouting", "nat_output"] {
+            const RTN_LOCAL: u32 = 2;
+            batch.add_rule(
+                chain,
+                &[
+                    Expression::DestinationKind { to: 0 },
+                    Expression::Equal {
+                        register: 0,
+                        value: RTN_LOCAL.to_ne_bytes().to_vec(),
+                    },
+                    Expression::Jump("publish"),
+                ],
+            );
+        }
+        for (map, family, address) in [
+            ("host4", NFPROTO_IPV4, Some((DESTINATION_V4, 4))),
+            ("any4", NFPROTO_IPV4, None),
+            ("host6", NFPROTO_IPV6, Some((24, 16))),
+            ("any6", NFPROTO_IPV6, None),
+        ] {
+            batch.add_rule("publish", &destination(map, family, address));
+        }
+
+        let forward = |batch: &mut Batch, steps: Vec<Expression>, verdict: Verdict| {
+            let mut steps = steps;
+            steps.push(Expression::Verdict(verdict));
+            batch.add_rule("forward", &steps);
+        };
+        forward(batch, same_bridge(), Verdict::Accept);
+        forward(batch, link_in(Meta::InputName, "internal"), Verdict::Drop);
+        forward(batch, link_in(Meta::OutputName, "internal"), Verdict::Drop);
+        let into = || link_in(Meta::OutputName, "bridges");
+        let with = |mut steps: Vec<Expression>, more: Vec<Expression>| {
+            steps.extend(more);
+            steps
+        };
+        forward(
+            batch,
+            with(into(), conntrack(Conntrack::State, CT_ESTABLISHED_RELATED)),
+            Verdict::Accept,
+        );
+        forward(
+            batch,
+            with(into(), conntrack(Conntrack::Status, CT_DESTINATION_NAT)),
+            Verdict::Accept,
+        );
+        forward(batch, into(), Verdict::Drop);
+        forward(
+            batch,
+            with(
+                link_in(Meta::InputName, "guarded"),
+                link_in(Meta::OutputName, "guarded"),
+            ),
+            Verdict::Drop,
+        );
+
+        let hide = |batch: &mut Batch, steps: Vec<Expression>| {
+            batch.add_rule("postrouting", &with(steps, vec![Expression::Masquerade]));
+        };
+        // A container that reaches itself or a neighbour by a published port: without this the
+        // answer would go straight back and not match.
+        hide(
+            batch,
+            with(
+                same_bridge(),
+                conntrack(Conntrack::Status, CT_DESTINATION_NAT),
+            ),
+        );
+        // Where br_netfilter is on, that packet is bridged instead of routed and its input link is
+        // not known here.
+        for (set, family, offset, length) in [
+            ("self4", NFPROTO_IPV4, 12, 8),
+            ("self6", NFPROTO_IPV6, 8, 32),
+        ] {
+            let mut steps = network_protocol(family).to_vec();
+            steps.extend([
+                Expression::Payload {
+                    base: Base::Network,
+                    offset,
+                    length,
+                    to: 0,
+                },
+                Expression::Lookup {
+                    set,
+                    register: 0,
+                    to: None,
+                },
+            ]);
+            hide(
+                batch,
+                with(steps, conntrack(Conntrack::Status, CT_DESTINATION_NAT)),
+            );
+        }
+        hide(batch, with(into(), loopback(SOURCE_V4)));
+        hide(
+            batch,
+            with(
+                link_in(Meta::InputName, "masquerade"),
+                vec![
+                    Expression::Meta {
+                        key: Meta::OutputName,
+                        to: 0,
+                    },
+                    Expression::NotIn {
+                        set: "bridges",
+                        register: 0,
+                    },
+                ],
+            ),
+        );
+    }
+}
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const SOURCE_V4: u32 = 12;
+const DESTINATION_V4: u32 = 16;
+const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
+const CT_DESTINATION_NAT: u32 = 1 << 5;
+
+fn bridge_elements(bridge: &BridgeRule, each: &mut dyn FnMut(&'static str, &[Element])) {
+    let key = link_key(&bridge.name);
+    each("bridges", &[(key.clone(), None)]);
+    if !bridge.is_isolating {
+        each("same", &[([key.clone(), key.clone()].concat(), None)]);
+    }
+    if bridge.is_internal {
+        each("internal", &[(key.clone(), None)]);
+    }
+    if bridge.is_masqueraded {
+        each("masquerade", &[(key, None)]);
+    }
+}
+
+fn by_map<'a>(rules: impl Iterator<Item = &'a PortRule>) -> BTreeMap<&'static str, Vec<Element>> {
+    let mut maps: BTreeMap<&'static str, BTreeSet<Element>> = BTreeMap::new();
+    for rule in rules {
+        let (map, element) = rule.element();
+        maps.entry(map).or_default().insert(element);
+        let (set, address) = match rule.container {
+            IpAddr::V4(v4) => ("self4", v4.octets().to_vec()),
+            IpAddr::V6(v6) => ("self6", v6.octets().to_vec()),
+        };
+        let pair = [address.clone(), address].concat();
+        maps.entry(set).or_default().insert((pair, None));
+    }
+    maps.into_iter()
+        .map(|(map, elements)| (map, elements.into_iter().collect()))
+        .collect()
+}
+
+fn network_protocol(family: u8) -> [Expression; 2] {
+    [
+        Expression::Meta {
+            key: Meta::NetworkProtocol,
+            to: 0,
+        },
+        Expression::Equal {
+            register: 0,
+            value: vec![family],
+        },
+    ]
+}
+
+/// The IPv4 address at this offset is of 127/8.
+fn loopback(offset: u32) -> Vec<Expression> {
+    let mut steps = network_protocol(NFPROTO_IPV4).to_vec();
+    steps.extend([
+        Expression::Payload {
+            base: Base::Network,
+            offset,
+            length: 4,
+            to: 0,
+        },
+        Expression::Mask {
+            register: 0,
+            mask: vec![255, 0, 0, 0],
+        },
+        Expression::Equal {
+            register: 0,
+            value: vec![127, 0, 0, 0],
+        },
+    ]);
+    steps
+}
+
+fn link_in(key: Meta, set: &'static str) -> Vec<Expression> {
+    vec![
+        Expression::Meta { key, to: 0 },
+        Expression::Lookup {
+            set,
+            register: 0,
+            to: None,
+        },
+    ]
+}
+
+fn same_bridge() -> Vec<Expression> {
+    vec![
+        Expression::Meta {
+            key: Meta::InputName,
+            to: 0,
+        },
+        Expression::Meta {
+            key: Meta::OutputName,
+            to: 4,
+        },
+        Expression::Lookup {
+            set: "same",
+            register: 0,
+            to: None,
+        },
+    ]
+}
+
+fn conntrack(key: Conntrack, bits: u32) -> Vec<Expression> {
+    vec![
+        Expression::Conntrack { key, to: 0 },
+        Expression::Mask {
+            register: 0,
+            mask: bits.to_ne_bytes().to_vec(),
+        },
+        Expression::NotEqual {
+            register: 0,
+            value: vec![0; 4],
+        },
+    ]
+}
+
+/// Looks the packet up in a map and rewrites its destination. `address` is where the destination
+/// address stands, with its length, if it is part of the key.
+fn destination(map: &'static str, family: u8, address: Option<(u32, u32)>) -> Vec<Expression> {
+    let mut steps = network_protocol(family).to_vec();
+    let mut register = 0;
+    if let Some((offset, length)) = address {
+        steps.push(Expression::Payload {
+            base: Base::Network,
+            offset,
+            length,
+            to: 0,
+        });
+        register = length / 4;
+    }
+    let port = if family == NFPROTO_IPV4 { 1 } else { 4 };
+    steps.extend([
+        Expression::Meta {
+            key: Meta::TransportProtocol,
+            to: register,
+        },
+        Expression::Payload {
+            base: Base::Transport,
+            offset: 2,
+            length: 2,
+            to: register + 1,
+        },
+        Expression::Lookup {
+            set: map,
+            register: 0,
+            to: Some(0),
+        },
+        Expression::DestinationNat {
+            family,
+            address: Some(0),
+            port,
+        },
+    ]);
+    steps
+}

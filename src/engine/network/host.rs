@@ -1,0 +1,120 @@
+//! What the host has already, and the switches that forwarding needs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::bridge;
+use super::error::NetworkError;
+use super::files::HostResolver;
+use super::ipam;
+use super::record::Forwarding;
+use crate::sys::netlink::Refusal;
+use crate::sys::route::Route;
+
+const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
+const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+fn failed(refusal: Refusal) -> NetworkError {
+    NetworkError::Link {
+        action: "list",
+        object: "addresses and routes".to_owned(),
+        source: refusal,
+    }
+}
+
+/// Which addresses the host has to do with.
+pub struct Taken {
+    /// On its links, with what they belong to. No network may overlap with these.
+    pub addresses: Vec<(String, IpNet)>,
+    /// Behind a route, or a name server. Automatic subnets stay away; a user who names such a
+    /// subnet is obeyed.
+    pub reached: Vec<IpNet>,
+}
+
+/// Of all links and routing tables, as they are now.
+pub fn taken(route: &mut Route, host: &HostResolver) -> Result<Taken, NetworkError> {
+    let links = route.links().map_err(failed)?;
+    let addresses = route
+        .addresses()
+        .map_err(failed)?
+        .into_iter()
+        .map(|(index, address)| {
+            let link = links
+                .iter()
+                .find(|link| link.index == index)
+                .map_or("a link", |link| link.name.as_str());
+            (format!("an address of {link}"), address.trunc())
+        })
+        .collect();
+    let reached = route
+        .routes()
+        .map_err(failed)?
+        .into_iter()
+        .filter(ipam::is_taken)
+        .chain(host.servers.iter().copied().map(IpNet::from))
+        .collect();
+    Ok(Taken { addresses, reached })
+}
+
+/// Turns forwarding on where it is off; gives what was changed, for the record and for the way
+/// back. `known` is what was recorded before.
+pub fn forward(
+    route: &mut Route,
+    tag: &str,
+    needs_v6: bool,
+    known: &Forwarding,
+) -> Result<Option<Forwarding>, NetworkError> {
+    let is_off = |path: &str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "0");
+    let turn_v4 = is_off(FORWARD_V4);
+    let turn_v6 = needs_v6 && is_off(FORWARD_V6);
+    if !turn_v4 && !turn_v6 {
+        return Ok(None);
+    }
+    let guarded: BTreeSet<String> = route
+        .links()
+        .map_err(failed)?
+        .into_iter()
+        .map(|link| link.name)
+        .filter(|name| name != "lo" && !name.starts_with(&bridge::prefix(tag)))
+        .filter(|name| !name.starts_with(&bridge::port_prefix(tag)))
+        .chain(known.guarded.iter().cloned())
+        .collect();
+    Ok(Some(Forwarding {
+        was_off_v4: known.was_off_v4 || turn_v4,
+        was_off_v6: known.was_off_v6 || turn_v6,
+        guarded: guarded.into_iter().collect(),
+    }))
+}
+
+/// Sets the switches; to be called when the links are guarded.
+pub fn switch_on(forwarding: &Forwarding) -> Result<(), NetworkError> {
+    if forwarding.was_off_v4 {
+        bridge::write(Path::new(FORWARD_V4), "1")?;
+    }
+    if forwarding.was_off_v6 {
+        bridge::write(Path::new(FORWARD_V6), "1")?;
+    }
+    Ok(())
+}
+
+/// Puts the switches back, unless there are links by now that somebody else may forward for.
+pub fn switch_off(route: &mut Route, forwarding: &Forwarding) -> Result<(), NetworkError> {
+    let is_ours_alone = route
+        .links()
+        .map_err(failed)?
+        .iter()
+        .all(|link| link.name == "lo" || forwarding.guarded.contains(&link.name));
+    if !is_ours_alone {
+        return Ok(());
+    }
+    if forwarding.was_off_v4 {
+        bridge::write(Path::new(FORWARD_V4), "0")?;
+    }
+    if forwarding.was_off_v6 {
+        bridge::write(Path::new(FORWARD_V6), "0")?;
+    }
+    Ok(())
+}

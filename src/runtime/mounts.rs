@@ -1,0 +1,452 @@
+//! The mounts of the specification, in its order, each placed by descriptor.
+//!
+//! Two phases, because sources are the host's and targets are the container's: [`open_sources`]
+//! clones what is to be bound while the new namespace still propagates like the host's (so that
+//! `rslave` and `rshared` mean something); [`Prepared::attach`] runs when the namespace is private.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+use rustix::fs::{Mode, OFlags};
+
+use crate::runtime::failure::Kind as FailureKind;
+use crate::sys::mount::{self, Attr, Change, Context, Depth, Propagation};
+use crate::sys::root::{Kind, Root, is_dir};
+
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("bind source path does not exist: {}", .0.display())]
+    SourceMissing(PathBuf),
+    #[error("open bind source {}", path.display())]
+    Source { path: PathBuf, source: io::Error },
+    #[error("mount {kind} on {}", target.display())]
+    Mount {
+        kind: String,
+        target: PathBuf,
+        source: io::Error,
+    },
+    #[error("{kind} on {} does not take the option {option:?}", target.display())]
+    Option {
+        kind: String,
+        target: PathBuf,
+        option: String,
+    },
+    #[error("create mount point {}", target.display())]
+    Target { target: PathBuf, source: io::Error },
+    #[error("mount on {} has no source", .0.display())]
+    NoSource(PathBuf),
+}
+
+impl MountError {
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            MountError::SourceMissing(_) | MountError::Option { .. } | MountError::NoSource(_) => {
+                FailureKind::Invalid
+            }
+            MountError::Source { .. } | MountError::Mount { .. } | MountError::Target { .. } => {
+                FailureKind::System
+            }
+        }
+    }
+}
+
+/// What the words of a mount mean.
+#[derive(Debug, Default, Clone)]
+struct Options {
+    set: u64,
+    clear: u64,
+    recursive_bind: bool,
+    bind: bool,
+    /// `rro`: read-only below too, or an error.
+    recursive_read_only: bool,
+    propagation: Option<(Propagation, Depth)>,
+    data: Vec<(String, Option<String>)>,
+}
+
+impl Options {
+    fn parse(words: &[String]) -> Options {
+        let mut options = Options::default();
+        for word in words {
+            options.word(word);
+        }
+        options
+    }
+
+    fn word(&mut self, word: &str) {
+        let mut attribute = |bits: u64, on: bool| {
+            if on {
+                self.set |= bits;
+                self.clear &= !bits;
+            } else {
+                self.clear |= bits;
+                self.set &= !bits;
+            }
+        };
+        let tree = |propagation| Some((propagation, Depth::Tree));
+        let single = |propagation| Some((propagation, Depth::Single));
+        match word {
+            "" | "defaults" | "async" | "relatime" | "noiversion" | "loud" | "auto" => {}
+            "ro" => attribute(libc::MOUNT_ATTR_RDONLY, true),
+            "rw" => attribute(libc::MOUNT_ATTR_RDONLY, false),
+            "nosuid" => attribute(libc::MOUNT_ATTR_NOSUID, true),
+            "suid" => attribute(libc::MOUNT_ATTR_NOSUID, false),
+            "nodev" => attribute(libc::MOUNT_ATTR_NODEV, true),
+            "dev" => attribute(libc::MOUNT_ATTR_NODEV, false),
+            "noexec" => attribute(libc::MOUNT_ATTR_NOEXEC, true),
+            "exec" => attribute(libc::MOUNT_ATTR_NOEXEC, false),
+            "nodiratime" => attribute(libc::MOUNT_ATTR_NODIRATIME, true),
+            "diratime" => attribute(libc::MOUNT_ATTR_NODIRATIME, false),
+            "noatime" | "strictatime" => {
+                // One field of several bits: the whole of it is cleared to set a part.
+                self.clear |= libc::MOUNT_ATTR__ATIME;
+                self.set &= !libc::MOUNT_ATTR__ATIME;
+                self.set |= if word == "noatime" {
+                    libc::MOUNT_ATTR_NOATIME
+                } else {
+                    libc::MOUNT_ATTR_STRICTATIME
+                };
+            }
+            "rro" => {
+                attribute(libc::MOUNT_ATTR_RDONLY, true);
+                self.recursive_read_only = true;
+            }
+            "bind" => self.bind = true,
+            "rbind" => {
+                self.bind = true;
+                self.recursive_bind = true;
+            }
+            "private" => self.propagation = single(Propagation::Private),
+            "rprivate" => self.propagation = tree(Propagation::Private),
+            "slave" => self.propagation = single(Propagation::Slave),
+            "rslave" => self.propagation = tree(Propagation::Slave),
+            "shared" => self.propagation = single(Propagation::Shared),
+            "rshared" => self.propagation = tree(Propagation::Shared),
+            "unbindable" => self.propagation = single(Propagation::Unbindable),
+            "runbindable" => self.propagation = tree(Propagation::Unbindable),
+            _ => self.data.push(match word.split_once('=') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (word.to_owned(), None),
+            }),
+        }
+    }
+
+    fn change(&self) -> Change {
+        Change {
+            set: self.set,
+            clear: self.clear,
+            propagation: None,
+        }
+    }
+
+    /// For a file system of our own: what is not set is not there.
+    fn attributes(&self) -> Attr {
+        Attr::from_bits_retain(self.set as u32)
+    }
+}
+
+/// A mount with its source in hand.
+#[derive(Debug)]
+pub struct Prepared {
+    target: PathBuf,
+    options: Options,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Bind(OwnedFd),
+    /// A file system made for this container.
+    New(String),
+    Dev,
+    /// The container's own cgroup directories: controller (none for the unified one) and tree.
+    Cgroup(Vec<(Option<String>, OwnedFd)>),
+}
+
+/// Opens what the mounts need from the host.
+///
+/// # Errors
+/// For sources that are missing, and options that make no sense.
+pub fn open_sources(mounts: &[Mount], cgroup: &Path) -> Result<Vec<Prepared>, MountError> {
+    mounts.iter().map(|mount| prepare(mount, cgroup)).collect()
+}
+
+/// A file of the engine's, read-only in the container.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_file(source: &Path, target: &Path) -> Result<Prepared, MountError> {
+    let options =
+        Options::parse(&["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"].map(str::to_owned));
+    Ok(Prepared {
+        target: target.to_owned(),
+        body: Body::Bind(clone(source, Depth::Single)?),
+        options,
+    })
+}
+
+fn prepare(mount: &Mount, cgroup: &Path) -> Result<Prepared, MountError> {
+    let target = mount.destination().clone();
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    let kind = mount
+        .typ()
+        .as_deref()
+        .unwrap_or(if options.bind { "bind" } else { "" });
+    let body = match kind {
+        _ if options.bind || kind == "bind" => {
+            let source = mount
+                .source()
+                .as_ref()
+                .ok_or_else(|| MountError::NoSource(target.clone()))?;
+            // A bind shares the host's superblock: an option of that would change the host (S29).
+            if let Some((option, _)) = options.data.first() {
+                return Err(MountError::Option {
+                    kind: "bind".to_owned(),
+                    target,
+                    option: option.clone(),
+                });
+            }
+            let depth = if options.recursive_bind {
+                Depth::Tree
+            } else {
+                Depth::Single
+            };
+            Body::Bind(clone(source, depth)?)
+        }
+        "cgroup" | "cgroup2" => Body::Cgroup(cgroup_trees(cgroup, &target)?),
+        "tmpfs" if target == Path::new("/dev") => Body::Dev,
+        kind => Body::New(kind.to_owned()),
+    };
+    Ok(Prepared {
+        target,
+        options,
+        body,
+    })
+}
+
+fn clone(source: &Path, depth: Depth) -> Result<OwnedFd, MountError> {
+    mount::clone_path(source, depth).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => MountError::SourceMissing(source.to_owned()),
+        _ => MountError::Source {
+            path: source.to_owned(),
+            source: error,
+        },
+    })
+}
+
+/// Binds of the container's own directories show what a cgroup namespace would, for every
+/// hierarchy that the host has, without a superblock each.
+fn cgroup_trees(
+    cgroup: &Path,
+    target: &Path,
+) -> Result<Vec<(Option<String>, OwnedFd)>, MountError> {
+    let fail = |source| MountError::Mount {
+        kind: "cgroup".to_owned(),
+        target: target.to_owned(),
+        source,
+    };
+    let base = Path::new("/sys/fs/cgroup");
+    let cgroup = cgroup.strip_prefix("/").unwrap_or(cgroup);
+    if base.join("cgroup.controllers").exists() {
+        return Ok(vec![(
+            None,
+            mount::clone_path(&base.join(cgroup), Depth::Single).map_err(fail)?,
+        )]);
+    }
+    let mut trees = Vec::new();
+    for entry in std::fs::read_dir(base).map_err(fail)?.flatten() {
+        // Links like `cpu,cpuacct` stand beside the directories.
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let own = entry.path().join(cgroup);
+        if is_dir && own.is_dir() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            trees.push((
+                Some(name),
+                mount::clone_path(&own, Depth::Single).map_err(fail)?,
+            ));
+        }
+    }
+    Ok(trees)
+}
+
+impl Prepared {
+    #[must_use]
+    pub fn is_dev(&self) -> bool {
+        matches!(self.body, Body::Dev)
+    }
+
+    /// Places the mount. `dev` is the directory in our own file system that becomes `/dev`, `proc`
+    /// the procfs made for this container.
+    ///
+    /// # Errors
+    /// Of the system calls, named by target.
+    pub fn attach(
+        &self,
+        root: &Root,
+        dev: BorrowedFd<'_>,
+        proc: BorrowedFd<'_>,
+    ) -> Result<(), MountError> {
+        match &self.body {
+            Body::Bind(tree) => self.bind(root, tree),
+            Body::Dev => {
+                let tree = mount::clone_fd(dev, Depth::Single)
+                    .map_err(|error| self.fail("tmpfs", error))?;
+                mount::set_attributes(&tree, Depth::Single, self.options.change())
+                    .map_err(|error| self.fail("tmpfs", error))?;
+                self.place(root, Kind::Directory, "tmpfs", &tree)
+            }
+            Body::New(kind) if kind == "proc" && self.options.data.is_empty() => {
+                mount::set_attributes(proc, Depth::Single, self.options.change())
+                    .map_err(|error| self.fail(kind, error))?;
+                self.place(root, Kind::Directory, kind, proc)
+            }
+            Body::New(kind) => {
+                let mount = self.make(kind)?;
+                self.place(root, Kind::Directory, kind, &mount)
+            }
+            Body::Cgroup(trees) => self.cgroup(root, trees),
+        }
+    }
+
+    fn bind(&self, root: &Root, tree: &OwnedFd) -> Result<(), MountError> {
+        let fail = |error| self.fail("bind", error);
+        let change = self.options.change();
+        let read_only = change.set & libc::MOUNT_ATTR_RDONLY;
+        // Flags other than read-only are the top mount's alone, as everywhere.
+        mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
+        if read_only != 0 && (self.options.recursive_bind || self.options.recursive_read_only) {
+            let change = Change {
+                set: read_only,
+                ..Change::default()
+            };
+            mount::set_attributes(tree, Depth::Tree, change).map_err(fail)?;
+        }
+        let (propagation, depth) = self
+            .options
+            .propagation
+            .unwrap_or((Propagation::Private, Depth::Tree));
+        let change = Change {
+            propagation: Some(propagation),
+            ..Change::default()
+        };
+        mount::set_attributes(tree, depth, change).map_err(fail)?;
+        let kind = if is_dir(tree).map_err(fail)? {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
+        self.place(root, kind, "bind", tree)
+    }
+
+    /// A file system of the kernel's, made for this container, detached.
+    fn make(&self, kind: &str) -> Result<OwnedFd, MountError> {
+        let context = Context::open(kind).map_err(|error| self.fail(kind, error))?;
+        let _ = context.set("source", kind);
+        for (key, value) in &self.options.data {
+            let set = match value {
+                Some(value) => context.set(key, value),
+                None => context.set_flag(key),
+            };
+            set.map_err(|_| MountError::Option {
+                kind: kind.to_owned(),
+                target: self.target.clone(),
+                option: key.clone(),
+            })?;
+        }
+        context
+            .mount(self.options.attributes())
+            .map_err(|error| self.fail(kind, error))
+    }
+
+    fn cgroup(&self, root: &Root, trees: &[(Option<String>, OwnedFd)]) -> Result<(), MountError> {
+        let fail = |error| self.fail("cgroup", error);
+        let change = Change {
+            propagation: Some(Propagation::Private),
+            ..self.options.change()
+        };
+        if let [(None, tree)] = trees {
+            mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
+            return self.place(root, Kind::Directory, "cgroup", tree);
+        }
+        // Several hierarchies: a directory for each in a small file system.
+        let base = Context::open("tmpfs").map_err(fail)?;
+        base.set("mode", "755").map_err(fail)?;
+        let base = base.mount(Attr::empty()).map_err(fail)?;
+        self.place(root, Kind::Directory, "cgroup", &base)?;
+        for (name, tree) in trees {
+            let Some(name) = name else { continue };
+            rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755))
+                .map_err(|e| fail(e.into()))?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let target = rustix::fs::openat(&base, name, flags, Mode::empty())
+                .map_err(|e| fail(e.into()))?;
+            mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
+            mount::attach(tree, target).map_err(fail)?;
+        }
+        mount::set_attributes(&base, Depth::Single, self.options.change()).map_err(fail)
+    }
+
+    fn place(
+        &self,
+        root: &Root,
+        kind: Kind,
+        name: &str,
+        mount: impl AsFd,
+    ) -> Result<(), MountError> {
+        let target = root
+            .make(&self.target, kind)
+            .map_err(|source| MountError::Target {
+                target: self.target.clone(),
+                source,
+            })?;
+        mount::attach(mount, target).map_err(|error| self.fail(name, error))
+    }
+
+    fn fail(&self, kind: &str, source: io::Error) -> MountError {
+        MountError::Mount {
+            kind: kind.to_owned(),
+            target: self.target.clone(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_words_win() {
+        let words = ["ro", "nosuid", "rw", "noatime", "size=64k", "rslave"].map(str::to_owned);
+        let options = Options::parse(&words);
+        assert_eq!(
+            options.set,
+            libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOATIME
+        );
+        assert_eq!(
+            options.clear & libc::MOUNT_ATTR_RDONLY,
+            libc::MOUNT_ATTR_RDONLY
+        );
+        assert_eq!(options.data, [("size".to_owned(), Some("64k".to_owned()))]);
+        assert_eq!(options.propagation, Some((Propagation::Slave, Depth::Tree)));
+    }
+
+    #[test]
+    fn a_bind_takes_no_file_system_options() {
+        let mut mount = Mount::default();
+        mount.set_destination("/x".into());
+        mount.set_source(Some("/tmp".into()));
+        mount.set_options(Some(vec!["bind".into(), "size=1m".into()]));
+        let error = prepare(&mount, Path::new("none")).unwrap_err();
+        assert!(matches!(error, MountError::Option { ref option, .. } if option == "size"));
+        mount.set_options(Some(vec!["rbind".into()]));
+        mount.set_source(Some("/no/such/source".into()));
+        let error = prepare(&mount, Path::new("none")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "bind source path does not exist: /no/such/source"
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! The one way from the pure loader to the machine: reading whole files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a loader may ask of the outside.
+pub trait Files {
+    /// The whole content of a regular file. Errors of kind `NotFound`, `IsADirectory`,
+    /// `PermissionDenied`, `FileTooLarge`, and `InvalidInput` for what is no regular file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The whole of standard input, under the same size limit.
+    fn read_stdin(&self) -> io::Result<Vec<u8>>;
+    fn is_file(&self, path: &Path) -> bool;
+    fn is_dir(&self, path: &Path) -> bool;
+    /// The path with every symbolic link resolved.
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
+}
+
+/// Longest file that is read, in bytes. A Compose or env file is a thousand times smaller; the
+/// limit keeps a mistyped path to a disk image from filling the memory.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The machine's own files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostFiles;
+
+impl Files for HostFiles {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        use rustix::fs::{FileType, Mode, OFlags};
+        if path == Path::new("/dev/null") {
+            return Ok(Vec::new());
+        }
+        // NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(io::ErrorKind::IsADirectory.into()),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "not a regular file",
+                ));
+            }
+        }
+        read_limited(std::fs::File::from(fd))
+    }
+
+    fn read_stdin(&self) -> io::Result<Vec<u8>> {
+        read_limited(io::stdin().lock())
+    }
+
+    fn is_file(&self, path: &Path) -> bool {
+        path.is_file()
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        path.canonicalize()
+    }
+}
+
+fn read_limited(from: impl io::Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(from, MAX_FILE_BYTES + 1), &mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("longer than {} MiB", MAX_FILE_BYTES >> 20),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Bytes of a user's file as text: the byte order mark is dropped, other encodings than UTF-8 are
+/// an `InvalidData` error that names the offset.
+pub fn decode(bytes: Vec<u8>) -> io::Result<String> {
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()),
+        )
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}

@@ -1,0 +1,337 @@
+//! YAML events to [`Node`] trees.
+//!
+//! Aliases are copied, so a node budget bounds what a small text can expand to; depth is bounded
+//! because every later phase recurses over the tree.
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
+
+use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Tag, TreePath, Value, scalar};
+
+/// Most nodes one document may expand to, aliases counted at each use (Y4).
+pub const MAX_NODES: usize = 100_000;
+/// Deepest nesting of collections.
+pub const MAX_DEPTH: usize = 128;
+
+/// Reads every document of a file. Documents before a syntax error are returned too; an empty
+/// document is a null node.
+pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic>) -> Vec<Node> {
+    let text = sources.shared_text(file);
+    let mut builder = Builder {
+        parser: Parser::new_from_str(&text),
+        offsets: Offsets::new(&text),
+        sources,
+        length: text.len(),
+        file,
+        diagnostics,
+        anchors: Vec::new(),
+        n_nodes: 0,
+        path: TreePath::default(),
+    };
+    let mut documents = Vec::new();
+    loop {
+        match builder.next() {
+            Ok((Event::StreamEnd, _)) | Err(Stop::Ended) => break,
+            Ok((Event::DocumentStart(_), _)) => {
+                builder.n_nodes = 0;
+                builder.anchors.clear();
+                match builder.next().and_then(|(event, span)| {
+                    builder.node(event, span, 0)
+                }) {
+                    Ok(node) => documents.push(node),
+                    Err(stop) => {
+                        builder.report(stop);
+                        break;
+                    }
+                }
+            }
+            Ok(_) => {}
+            Err(stop) => {
+                builder.report(stop);
+                break;
+            }
+        }
+    }
+    documents
+}
+
+/// Why reading ends early.
+enum Stop {
+    Ended,
+    Syntax(ScanError),
+    Refused(Diagnostic),
+}
+
+/// Character indices, which the parser counts, to byte offsets.
+enum Offsets {
+    Ascii,
+    Table(Vec<u32>),
+}
+
+impl Offsets {
+    fn new(text: &str) -> Self {
+        if text.is_ascii() {
+            Offsets::Ascii
+        } else {
+            Offsets::Table(text.char_indices().map(|(at, _)| at as u32).collect())
+        }
+    }
+
+    fn byte(&self, index: usize, end: usize) -> u32 {
+        match self {
+            Offsets::Ascii => index.min(end) as u32,
+            Offsets::Table(table) => table.get(index).copied().unwrap_or(end as u32),
+        }
+    }
+}
+
+struct Builder<'t, 'd> {
+    parser: Parser<'t, saphyr_parser::StrInput<'t>>,
+    offsets: Offsets,
+    sources: &'d SourceMap,
+    length: usize,
+    file: FileId,
+    diagnostics: &'d mut Vec<Diagnostic>,
+    /// By anchor number: `None` while the anchored node is still being read.
+    anchors: Vec<Option<(Node, usize)>>,
+    n_nodes: usize,
+    path: TreePath,
+}
+
+impl<'t> Builder<'t, '_> {
+    fn next(&mut self) -> Result<(Event<'t>, Span), Stop> {
+        match self.parser.next_event() {
+            None => Err(Stop::Ended),
+            Some(Err(error)) => Err(Stop::Syntax(error)),
+            Some(Ok((event, span))) => Ok((event, self.span(span.start, span.end))),
+        }
+    }
+
+    fn span(&self, start: Marker, end: Marker) -> Span {
+        Span {
+            file: self.file,
+            start: self.offsets.byte(start.index(), self.length),
+            end: self.offsets.byte(end.index(), self.length),
+        }
+    }
+
+    fn report(&mut self, stop: Stop) {
+        match stop {
+            Stop::Ended => {}
+            Stop::Refused(diagnostic) => self.diagnostics.push(diagnostic),
+            Stop::Syntax(error) => {
+                let at = self.span(*error.marker(), *error.marker());
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        "yaml-syntax",
+                        format!("yaml: line {}: {}", error.marker().line(), error.info()),
+                    )
+                    .at(at),
+                );
+            }
+        }
+    }
+
+    fn spend(&mut self, n: usize, at: Span) -> Result<(), Stop> {
+        self.n_nodes += n;
+        if self.n_nodes > MAX_NODES {
+            return Err(Stop::Refused(
+                Diagnostic::error(
+                    "too-many-nodes",
+                    format!("document expands to more than {MAX_NODES} values"),
+                )
+                .at(at)
+                .help("aliases of aliases multiply; write the values out or split the file"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn open_anchor(&mut self, anchor: usize) {
+        if anchor > 0 {
+            if self.anchors.len() <= anchor {
+                self.anchors.resize(anchor + 1, None);
+            }
+            self.anchors[anchor] = None;
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
+        if depth > MAX_DEPTH {
+            return Err(Stop::Refused(
+                Diagnostic::error(
+                    "too-deep",
+                    format!("values are nested more than {MAX_DEPTH} levels deep"),
+                )
+                .at(span),
+            ));
+        }
+        self.spend(1, span)?;
+        let before = self.n_nodes;
+        let (anchor, node) = match event {
+            Event::Alias(id) => match self.anchors.get(id) {
+                Some(Some((node, size))) => {
+                    let (node, size) = (node.clone(), *size);
+                    self.spend(size, span)?;
+                    return Ok(node);
+                }
+                _ => {
+                    return Err(Stop::Refused(
+                        Diagnostic::error(
+                            "alias-cycle",
+                            format!("cycle detected: the alias at {} stands inside its own anchor", self.path),
+                        )
+                        .at(span),
+                    ));
+                }
+            },
+            Event::Scalar(text, style, anchor, tag) => {
+                let (merge_tag, core) = tags(tag.as_deref());
+                let value = match (core, style) {
+                    (Some("str"), _) => Value::Text(text.into_owned()),
+                    (Some(_), _) | (None, ScalarStyle::Plain) => scalar::resolve(&text),
+                    (None, _) => Value::Text(text.into_owned()),
+                };
+                let mut node = Node::new(span, value);
+                node.tag = merge_tag;
+                (anchor, node)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.open_anchor(anchor);
+                let mut items = Vec::new();
+                let mut whole = span;
+                loop {
+                    let (event, at) = self.next()?;
+                    if matches!(event, Event::SequenceEnd) {
+                        whole.end = at.end.max(whole.end);
+                        break;
+                    }
+                    self.path.push_index(items.len());
+                    let item = self.node(event, at, depth + 1)?;
+                    self.path.pop();
+                    items.push(item);
+                }
+                let mut node = Node::new(whole, Value::List(items));
+                node.tag = tags(tag.as_deref()).0;
+                (anchor, node)
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.open_anchor(anchor);
+                let mut node = self.mapping(span, depth)?;
+                node.tag = tags(tag.as_deref()).0;
+                (anchor, node)
+            }
+            _ => return Err(Stop::Ended),
+        };
+        if anchor > 0 {
+            self.open_anchor(anchor);
+            self.anchors[anchor] = Some((node.clone(), self.n_nodes - before + 1));
+        }
+        Ok(node)
+    }
+
+    fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
+        let mut map = Map::new();
+        let mut merges: Vec<Node> = Vec::new();
+        let mut whole = span;
+        loop {
+            let (event, at) = self.next()?;
+            if matches!(event, Event::MappingEnd) {
+                whole.end = at.end.max(whole.end);
+                break;
+            }
+            let is_merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let key = self.node(event, at, depth + 1)?;
+            let name = match &key.value {
+                Value::Text(name) => Some(name.clone()),
+                _ => None,
+            };
+            self.path.push_key(name.as_deref().unwrap_or("?"));
+            let (event, value_at) = self.next()?;
+            let mut value = self.node(event, value_at, depth + 1)?;
+            self.path.pop();
+            let Some(name) = name else {
+                self.refuse_key(&key, at);
+                continue;
+            };
+            if is_merge {
+                self.collect_merge(value, at, &mut merges);
+                continue;
+            }
+            value.key = Some(at);
+            if let Some(first) = map.get(&name) {
+                let first: &Node = first;
+                let first = first.entry_span();
+                let line = |s: Span| self.sources.place(s).line;
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        "duplicate-key",
+                        format!(
+                            "yaml: line {}: mapping key {name:?} already defined at line {}",
+                            line(at),
+                            line(first)
+                        ),
+                    )
+                    .at(at)
+                    .label(first, "first defined here")
+                    .help("remove one of the two, or rename it"),
+                );
+                continue;
+            }
+            map.insert(name, value);
+        }
+        for merge in merges {
+            if let Value::Map(from) = merge.value {
+                for (name, value) in from {
+                    map.entry(name).or_insert(value);
+                }
+            }
+        }
+        Ok(Node::new(whole, Value::Map(map)))
+    }
+
+    fn refuse_key(&mut self, key: &Node, at: Span) {
+        let shown = key.scalar_text().unwrap_or_else(|| key.value.kind().to_owned());
+        let place = if self.path.0.is_empty() {
+            "at top level".to_owned()
+        } else {
+            format!("in {}", self.path)
+        };
+        let diagnostic = Diagnostic::error("non-string-key", format!("non-string key {place}: {shown}"))
+            .at(at);
+        self.diagnostics.push(match key.scalar_text() {
+            Some(text) => diagnostic.help(format!("quote it: \"{text}\"")),
+            None => diagnostic,
+        });
+    }
+
+    /// `<<: *a`, `<<: [*a, *b]`; earlier mappings win over later ones, own keys over all.
+    fn collect_merge(&mut self, value: Node, at: Span, merges: &mut Vec<Node>) {
+        match value.value {
+            Value::Map(_) => merges.push(value),
+            Value::List(items) => {
+                for item in items {
+                    self.collect_merge(item, at, merges);
+                }
+            }
+            Value::Null => {}
+            _ => self.diagnostics.push(
+                Diagnostic::error(
+                    "merge-key",
+                    "map merge requires a mapping or a list of mappings as the value",
+                )
+                .label(at, format!("this is {}", value.value.kind())),
+            ),
+        }
+    }
+}
+
+/// A YAML tag as the two kinds we know: merge instructions, and core types by short name.
+fn tags(tag: Option<&saphyr_parser::Tag>) -> (Option<Tag>, Option<&str>) {
+    match tag {
+        None => (None, None),
+        Some(tag) if tag.is_yaml_core_schema() => (None, Some(&tag.suffix)),
+        Some(tag) if tag.handle == "!" && tag.suffix == "reset" => (Some(Tag::Reset), None),
+        Some(tag) if tag.handle == "!" && tag.suffix == "override" => (Some(Tag::Override), None),
+        Some(_) => (None, None),
+    }
+}

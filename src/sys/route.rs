@@ -1,0 +1,443 @@
+//! Links, addresses and routes: rtnetlink in the few words that container networks need.
+//!
+//! Messages are those of `netlink-packet-route`; several go out in one `sendmsg`. Knows the kernel's
+//! objects only, not which of them are ours.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use ipnet::IpNet;
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+
+use super::netlink::{
+    Family, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Refusal, Requests,
+    Socket,
+};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// Forwarding delay of a bridge counts in hundredths of a second.
+const NO_DELAY: u32 = 0;
+
+/// A link's hardware address.
+pub type Mac = [u8; 6];
+
+/// A link as the kernel lists it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub alias: String,
+    pub is_up: bool,
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    pub master: Option<u32>,
+}
+
+/// A veth pair to make: one end here and enslaved, the other in a container.
+#[derive(Debug)]
+pub struct Veth<'a> {
+    pub name: &'a str,
+    pub mac: Mac,
+    pub peer_name: &'a str,
+    pub peer_mac: Mac,
+    /// Bytes; both ends.
+    pub mtu: u32,
+    /// Index of the bridge.
+    pub master: u32,
+    pub peer_netns: BorrowedFd<'a>,
+    pub alias: &'a str,
+}
+
+/// A bridge's treatment of one port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Frames may leave by the port that they came in by.
+    pub reflects: bool,
+    /// No frames pass between this and other isolated ports.
+    pub is_isolated: bool,
+}
+
+/// Changes that are sent together. The kernel stops at none of them; the first refusal is reported.
+#[derive(Default)]
+pub struct Changes {
+    requests: Requests,
+}
+
+impl Changes {
+    fn push(&mut self, kind: u16, flags: u16, body: &impl Emitable) {
+        let mut bytes = vec![0; body.buffer_len()];
+        body.emit(&mut bytes);
+        self.requests.begin(kind, flags | NLM_F_ACK, &bytes);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// A bridge, down. STP is off and ports forward at once.
+    pub fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            // Without an address of its own a bridge takes the lowest one of its ports, and
+            // changes it when that port goes.
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![
+                    InfoBridge::StpState(BridgeStpState::Disabled),
+                    InfoBridge::ForwardDelay(NO_DELAY),
+                ])),
+            ]),
+        ];
+        self.push(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
+    }
+
+    /// Both ends in one request, down; create-and-move would take the global lock twice.
+    pub fn add_veth(&mut self, veth: &Veth<'_>) {
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(veth.peer_name.to_owned()),
+            LinkAttribute::Address(veth.peer_mac.to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::NetNsFd(veth.peer_netns.as_raw_fd()),
+        ];
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(veth.name.to_owned()),
+            LinkAttribute::Address(veth.mac.to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::Controller(veth.master),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        self.push(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
+        // The alias and the address mode are ignored when a link is made, so they need a second
+        // request, which also brings the link up.
+        self.bring_up_port(veth.name, veth.alias);
+    }
+
+    /// Settings of a link as a bridge's port.
+    pub fn set_port(&mut self, name: &str, port: Port) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        // Settings of a port are taken by this request only, although the link exists.
+        self.push(RTM_NEWLINK, 0, &message);
+        self.requests.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.reflects)]);
+                data.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.is_isolated)]);
+            });
+        });
+    }
+
+    /// Puts an existing link on a bridge, and up.
+    pub fn enslave(&mut self, name: &str, master: u32, alias: &str) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Controller(master),
+        ];
+        self.push(RTM_SETLINK, 0, &message);
+        self.bring_up_port(name, alias);
+    }
+
+    fn bring_up_port(&mut self, name: &str, alias: &str) {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::IfAlias(alias.to_owned()),
+        ];
+        self.push(RTM_SETLINK, 0, &message);
+        self.no_link_local();
+    }
+
+    /// Appends to the request begun last: the link makes itself no IPv6 address.
+    fn no_link_local(&mut self) {
+        self.requests.nest(IFLA_AF_SPEC, |families| {
+            families.nest(libc::AF_INET6 as u16, |inet6| {
+                inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+            });
+        });
+    }
+
+    pub fn set_alias(&mut self, index: u32, alias: &str) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::IfAlias(alias.to_owned())];
+        self.push(RTM_SETLINK, 0, &message);
+    }
+
+    /// Brings a link up; without `with_link_local` it gets no `fe80::` address of its own.
+    pub fn set_up(&mut self, index: u32, with_link_local: LinkLocal) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.push(RTM_SETLINK, 0, &message);
+        if with_link_local == LinkLocal::Off {
+            self.no_link_local();
+        }
+    }
+
+    pub fn delete_link(&mut self, name: &str) {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.push(RTM_DELLINK, 0, &message);
+    }
+
+    pub fn delete_link_by_index(&mut self, index: u32) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.push(RTM_DELLINK, 0, &message);
+    }
+
+    /// Adds an address, or takes it over if the link has it already.
+    ///
+    /// IPv6 addresses skip duplicate detection: the engine hands each out once, and a service that
+    /// binds at once must not fail for the second that detection takes.
+    pub fn add_address(&mut self, index: u32, address: IpNet) {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = address.prefix_len();
+        message.header.scope = AddressScope::Universe;
+        message.attributes = vec![
+            AddressAttribute::Address(address.addr()),
+            AddressAttribute::Local(address.addr()),
+        ];
+        match address {
+            IpNet::V4(v4) => {
+                message.header.family = AddressFamily::Inet;
+                message
+                    .attributes
+                    .push(AddressAttribute::Broadcast(v4.broadcast()));
+            }
+            IpNet::V6(_) => {
+                message.header.family = AddressFamily::Inet6;
+                message.header.flags = AddressHeaderFlags::Nodad;
+                message
+                    .attributes
+                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+        }
+        self.push(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &message);
+    }
+
+    /// A default route through the gateway.
+    pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) {
+        let mut message = RouteMessage::default();
+        message.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        let gateway = match gateway {
+            IpAddr::V4(v4) => {
+                message.header.address_family = AddressFamily::Inet;
+                RouteAddress::Inet(v4)
+            }
+            IpAddr::V6(v6) => {
+                message.header.address_family = AddressFamily::Inet6;
+                RouteAddress::Inet6(v6)
+            }
+        };
+        message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
+        self.push(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message);
+    }
+}
+
+/// Whether a link makes itself an `fe80::` address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkLocal {
+    On,
+    Off,
+}
+
+/// An rtnetlink socket of one network namespace.
+pub struct Route {
+    socket: Socket,
+}
+
+impl Route {
+    /// Of the calling thread's namespace.
+    pub fn open() -> io::Result<Route> {
+        Ok(Route {
+            socket: Socket::open(Family::Route)?,
+        })
+    }
+
+    pub fn apply(&mut self, changes: Changes) -> Result<(), Refusal> {
+        self.socket.transact(changes.requests)
+    }
+
+    pub fn links(&mut self) -> Result<Vec<Link>, Refusal> {
+        let mut requests = Requests::default();
+        begin(
+            &mut requests,
+            RTM_GETLINK,
+            NLM_F_DUMP,
+            &LinkMessage::default(),
+        );
+        let mut links = Vec::new();
+        self.socket.query(requests, |kind, body| {
+            if kind == RTM_NEWLINK {
+                links.extend(link(body));
+            }
+        })?;
+        Ok(links)
+    }
+
+    /// The link of that name, `None` if there is none.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>, Refusal> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let mut requests = Requests::default();
+        begin(&mut requests, RTM_GETLINK, 0, &message);
+        let mut found = None;
+        let outcome = self.socket.query(requests, |kind, body| {
+            if kind == RTM_NEWLINK {
+                found = link(body);
+            }
+        });
+        match outcome {
+            Ok(()) => Ok(found),
+            Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Every address with the index of its link.
+    pub fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>, Refusal> {
+        let mut requests = Requests::default();
+        begin(
+            &mut requests,
+            RTM_GETADDR,
+            NLM_F_DUMP,
+            &AddressMessage::default(),
+        );
+        let mut found = Vec::new();
+        self.socket.query(requests, |_, body| {
+            let Ok(message) = AddressMessage::parse(body) else {
+                return;
+            };
+            // On a point-to-point link `Address` is the other side's.
+            let mut own = None;
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(address) => own = Some(*address),
+                    AddressAttribute::Address(address) if own.is_none() => own = Some(*address),
+                    _ => {}
+                }
+            }
+            if let Some(net) =
+                own.and_then(|address| IpNet::new(address, message.header.prefix_len).ok())
+            {
+                found.push((message.header.index, net));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The destinations of all unicast routes of all tables, default routes included.
+    pub fn routes(&mut self) -> Result<Vec<IpNet>, Refusal> {
+        let mut requests = Requests::default();
+        begin(
+            &mut requests,
+            RTM_GETROUTE,
+            NLM_F_DUMP,
+            &RouteMessage::default(),
+        );
+        let mut found = Vec::new();
+        self.socket.query(requests, |_, body| {
+            let Ok(message) = RouteMessage::parse(body) else {
+                return;
+            };
+            if message.header.kind != RouteType::Unicast {
+                return;
+            }
+            let mut destination = match message.header.address_family {
+                AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                _ => return,
+            };
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
+                        destination = IpAddr::V4(*v4);
+                    }
+                    RouteAttribute::Destination(RouteAddress::Inet6(v6)) => {
+                        destination = IpAddr::V6(*v6);
+                    }
+                    _ => {}
+                }
+            }
+            if let Ok(net) = IpNet::new(destination, message.header.destination_prefix_length) {
+                found.push(net);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The socket alone, to hand to another process.
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket.into_fd()
+    }
+}
+
+fn begin(requests: &mut Requests, kind: u16, flags: u16, body: &impl Emitable) {
+    let mut bytes = vec![0; body.buffer_len()];
+    body.emit(&mut bytes);
+    requests.begin(kind, flags, &bytes);
+}
+
+fn link(body: &[u8]) -> Option<Link> {
+    let message = LinkMessage::parse(body).ok()?;
+    let mut link = Link {
+        index: message.header.index,
+        is_up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
+            LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master),
+            _ => {}
+        }
+    }
+    Some(link)
+}
