@@ -11,22 +11,70 @@ use wharf::source::files::HostFiles;
 
 /// Cases whose outcome differs on purpose: part of the name, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("loader_loader_test/L02192/", "2.26 took a network named x-… for an extension (Y5)"),
-    ("loader_normalize_test/L00381/", "2.26 has no pre_start (G2)"),
-    ("loader_tests_service_hooks_test/L00102/", "2.26 has no pre_start (G2)"),
-    ("loader_reset_test/L00151/", "2.26 confused service names with dots (Y7)"),
-    ("loader_reset_test/L00196/", "more than 100,000 values by aliases are refused (Y4)"),
-    ("loader_tests_build_extra_test/L00163/", "2.26 has no build.sbom (C20)"),
-    ("loader_tests_build_extra_test/L00177/", "2.26 has no build.no_cache_filter (Z1)"),
-    ("loader_tests_build_test/L00113/", "file modes are printed in octal now (C15)"),
-    ("loader_tests_configs_test/L00027/", "file modes are printed in octal now (C15)"),
-    ("loader_tests_secrets_test/L00027/", "file modes are printed in octal now (C15)"),
-    ("loader_tests_gw_priority_test/L00027/", "2.26 dropped gw_priority (K2)"),
-    ("loader_tests_volume_bind_test/L00051/", "create_host_path defaults to true now (C5)"),
-    ("loader_tests_volume_bind_test/L00101/", "create_host_path defaults to true now (C5)"),
-    ("override_merge_models_test/L00153/", "2.26 has no models (O1)"),
-    ("override_merge_models_test/L00172/", "2.26 has no models (O1)"),
-    ("override_merge_models_test/L00207/", "2.26 has no models (O1)"),
+    (
+        "loader_loader_test/L02192/",
+        "2.26 took a network named x-… for an extension (Y5)",
+    ),
+    (
+        "loader_normalize_test/L00381/",
+        "2.26 has no pre_start (G2)",
+    ),
+    (
+        "loader_tests_service_hooks_test/L00102/",
+        "2.26 has no pre_start (G2)",
+    ),
+    (
+        "loader_reset_test/L00151/",
+        "2.26 confused service names with dots (Y7)",
+    ),
+    (
+        "loader_reset_test/L00196/",
+        "more than 100,000 values by aliases are refused (Y4)",
+    ),
+    (
+        "loader_tests_build_extra_test/L00163/",
+        "2.26 has no build.sbom (C20)",
+    ),
+    (
+        "loader_tests_build_extra_test/L00177/",
+        "2.26 has no build.no_cache_filter (Z1)",
+    ),
+    (
+        "loader_tests_build_test/L00113/",
+        "file modes are printed in octal now (C15)",
+    ),
+    (
+        "loader_tests_configs_test/L00027/",
+        "file modes are printed in octal now (C15)",
+    ),
+    (
+        "loader_tests_secrets_test/L00027/",
+        "file modes are printed in octal now (C15)",
+    ),
+    (
+        "loader_tests_gw_priority_test/L00027/",
+        "2.26 dropped gw_priority (K2)",
+    ),
+    (
+        "loader_tests_volume_bind_test/L00051/",
+        "create_host_path defaults to true now (C5)",
+    ),
+    (
+        "loader_tests_volume_bind_test/L00101/",
+        "create_host_path defaults to true now (C5)",
+    ),
+    (
+        "override_merge_models_test/L00153/",
+        "2.26 has no models (O1)",
+    ),
+    (
+        "override_merge_models_test/L00172/",
+        "2.26 has no models (O1)",
+    ),
+    (
+        "override_merge_models_test/L00207/",
+        "2.26 has no models (O1)",
+    ),
 ];
 
 struct Case {
@@ -63,7 +111,10 @@ fn cases() -> Vec<Case> {
 fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let input = root().join("input");
     let directory = input.join(&case.name);
-    let directory = directory.parent().expect("a case is below the root").to_owned();
+    let directory = directory
+        .parent()
+        .expect("a case is below the root")
+        .to_owned();
     let environment = BTreeMap::from([
         ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
         ("HOME".to_owned(), "/home/u".to_owned()),
@@ -75,7 +126,10 @@ fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let loaded = compose::load(&options, &HostFiles);
     let Some(project) = &loaded.project else {
         let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-        return Err(errors.map(|d| d.message.clone()).collect::<Vec<_>>().join("; "));
+        return Err(errors
+            .map(|d| d.message.clone())
+            .collect::<Vec<_>>()
+            .join("; "));
     };
     let text = compose::print::to_yaml(
         project,
