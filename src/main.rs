@@ -3,10 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The engine has to fork its spawner while the process has one thread, so the role is chosen
-    // before any runtime starts.
-    match wharf::boot::EngineOptions::from_arguments(std::env::args_os()) {
-        Some(options) => wharf::boot::engine(options),
-        None => wharf::cli::main(),
-    }
+    // The engine has to fork its shim spawner while the process has one thread, so the role is
+    // chosen before any runtime starts.
+    wharf::cli::main(wharf::cli::no_engine)
 }

@@ -76,7 +76,7 @@ fn document(loaded: &Loaded) -> Value {
         .project
         .as_ref()
         .unwrap_or_else(|| panic!("no project: {:?}", errors(loaded)));
-    let text = to_json(project, PrintOptions::default()).expect("a project prints");
+    let text = to_json(project, PrintOptions::default());
     serde_json::from_str(&text).expect("it is JSON")
 }
 
@@ -262,6 +262,12 @@ fn canonical_forms_section_10() {
             json!("missing"),
         ),
         (
+            "C16",
+            "pull_policy: every_12h",
+            "/pull_policy",
+            json!("every_12h"),
+        ),
+        (
             "C18",
             "expose: [80, 90-91/udp]",
             "/expose",
@@ -319,13 +325,13 @@ fn canonical_forms_section_10() {
             "C17",
             "networks: {n: {external: {name: x}}}\nservices: {a: {image: i, networks: [n]}}",
             "/networks/n",
-            json!({"name": "x", "external": true}),
+            json!({"name": "x", "ipam": {}, "external": true}),
         ),
         (
             "V2",
-            "volumes: {v: }\nservices: {a: {image: i, volumes: ['v:/x']}}",
-            "/volumes/v/name",
-            json!("p_v"),
+            "volumes: {vol: }\nservices: {a: {image: i, volumes: ['vol:/x']}}",
+            "/volumes/vol/name",
+            json!("p_vol"),
         ),
         (
             "V3",
@@ -488,7 +494,11 @@ fn mistakes_of_one_value() {
             "mutually exclusive `network_mode` and `networks`",
         ),
         ("V6", "networks: [x]", "refers to undefined network x"),
-        ("V6", "volumes: ['v:/x']", "refers to undefined volume v"),
+        (
+            "V6",
+            "volumes: ['vol:/x']",
+            "refers to undefined volume vol",
+        ),
         ("V6", "secrets: [s]", "refers to undefined secret s"),
         ("V6", "configs: [c]", "refers to undefined config c"),
         ("V6", "models: [m]", "refers to undefined model m"),
@@ -517,6 +527,7 @@ fn mistakes_of_one_value() {
             "pre_start: [{command: x, per_replica: true}]",
             "per_replica is not supported",
         ),
+        ("C16", "pull_policy: everry_day", "invalid pull policy"),
         (
             "restart",
             "restart: sometimes",
@@ -803,7 +814,7 @@ fn extends_and_include_sections_7_and_8() {
             ),
             (
                 "sub/compose.yaml",
-                "services:\n  inc: {image: 'i-${FOO}-${BAR}', volumes: ['./d:/d', 'v:/v']}\nvolumes: {v: {}}\n",
+                "services:\n  inc: {image: 'i-${FOO}-${BAR}', volumes: ['./d:/d', 'vol:/v']}\nvolumes: {vol: {}}\n",
             ),
             ("sub/.env", "FOO=other\nBAR=bar\n"),
         ],
@@ -819,7 +830,7 @@ fn extends_and_include_sections_7_and_8() {
     );
     assert_eq!(document["services"]["inc"]["labels"]["over"], "ride", "N3");
     assert_eq!(document["services"]["a"]["image"], "i-foo-bar", "X7");
-    assert_eq!(document["volumes"]["v"]["name"], "p_v", "N6");
+    assert_eq!(document["volumes"]["vol"]["name"], "p_vol", "N6");
 
     let loaded = load(
         &options(&[]),
@@ -1104,7 +1115,7 @@ fn secrets_from_the_environment_are_never_printed() {
     let mut project = loaded.project.expect("it loads");
     compose::resolve_environment_objects(&mut project, &loaded.environment).expect("it is set");
     assert_eq!(project.secrets["s"].content.as_deref(), Some("hunter2"));
-    let yaml_out = to_yaml(&project, PrintOptions::default()).expect("it prints");
+    let yaml_out = to_yaml(&project, PrintOptions::default());
     assert!(
         !yaml_out.contains("hunter2") && yaml_out.contains("environment: TOKEN"),
         "V8"
@@ -1166,6 +1177,47 @@ fn hostile_texts_end_with_a_diagnostic() {
         );
         _ = source::render(&loaded.diagnostics, &loaded.sources, true);
     }
+    let ports: String = "services:\n".to_owned()
+        + &(0..1_000)
+            .map(|n| format!("  s{n}: {{image: i, ports: ['1-65535:1-65535']}}\n"))
+            .collect::<String>();
+    let loaded = load(&options(&[]), &[("compose.yaml", &ports)]);
+    assert!(
+        errors(&loaded)
+            .iter()
+            .any(|e| e.contains("publishes more than")),
+        "ports"
+    );
+    let unknown: String = (0..50_000).map(|n| format!("imageserv{n}: x\n")).collect();
+    assert_eq!(
+        errors(&load(&options(&[]), &[("compose.yaml", &unknown)])).len(),
+        50_000
+    );
+    let doubling: Vec<(String, String)> = (0..30)
+        .map(|n| {
+            let next = n + 1;
+            (
+                format!("i{n}.yaml"),
+                format!("include: [i{next}.yaml, i{next}.yaml]\nservices: {{}}\n"),
+            )
+        })
+        .chain([
+            (
+                "i30.yaml".to_owned(),
+                "services: {a: {image: i}}\n".to_owned(),
+            ),
+            ("compose.yaml".to_owned(), "include: [i0.yaml]\n".to_owned()),
+        ])
+        .collect();
+    let doubling: Vec<(&str, &str)> = doubling
+        .iter()
+        .map(|(a, b)| (a.as_str(), b.as_str()))
+        .collect();
+    let found = errors(&load(&options(&[]), &doubling));
+    assert!(
+        found.iter().any(|e| e.contains("models are included")),
+        "{found:?}"
+    );
     let mut latin = Memory::default();
     latin.files.insert(
         "/p/compose.yaml".into(),
@@ -1176,7 +1228,7 @@ fn hostile_texts_end_with_a_diagnostic() {
 
 #[test]
 fn what_is_printed_loads_again_to_the_same() {
-    let yaml = "services:\n  a:\n    image: 'i$$x'\n    command: [sh, -c, 'echo $$HOME # yes', 'null', '1', 'no', '- x', \"a\\nb\\n\"]\n    environment: {A: '*a', B: 'x: y', C: '', D: ' lead', E: '0x1', F: '~', G: \"tab\\t\"}\n    ports: ['80:80', '90-91:90-91/udp']\n    volumes: ['./a:/a:ro', 'v:/v', '/anon']\n    build: {context: ., ssh: [default, k=/k]}\n    healthcheck: {test: 'x || y', interval: 1m30s, disable: false}\n    ulimits: {n: 1}\n    cpus: 1.5\nvolumes: {v: {driver_opts: {o: bind, device: ./dev, type: none}}}\n";
+    let yaml = "services:\n  a:\n    image: 'i$$x'\n    command: [sh, -c, 'echo $$HOME # yes', 'null', '1', 'no', '- x', \"a\\nb\\n\"]\n    environment: {A: '*a', B: 'x: y', C: '', D: ' lead', E: '0x1', F: '~', G: \"tab\\t\"}\n    ports: ['80:80', '90-91:90-91/udp']\n    volumes: ['./a:/a:ro', 'vol:/v', '/anon']\n    build: {context: ., ssh: [default, k=/k]}\n    healthcheck: {test: 'x || y', interval: 1m30s, disable: false}\n    ulimits: {n: 1}\n    cpus: 1.5\nvolumes: {vol: {driver_opts: {o: bind, device: ./dev, type: none}}}\n";
     let first = load(&options(&[]), &[("compose.yaml", yaml)]);
     let project = first.project.as_ref().expect("it loads");
     let text = to_yaml(
@@ -1184,8 +1236,7 @@ fn what_is_printed_loads_again_to_the_same() {
         PrintOptions {
             escape_dollar: true,
         },
-    )
-    .expect("it prints");
+    );
     let second = load(&options(&[]), &[("compose.yaml", &text)]);
     assert_eq!(document(&first), document(&second), "{text}");
     assert_eq!(
@@ -1207,4 +1258,113 @@ proptest::proptest! {
         let loaded = load(&options(&[]), &[("compose.yaml", &service(&lines.join("\n")))]);
         _ = source::render(&loaded.diagnostics, &loaded.sources, false);
     }
+}
+
+/// A file of many services with what real ones hold.
+fn large(n: usize) -> String {
+    let mut text = "x-common: &common\n  restart: unless-stopped\n  logging: {driver: json-file, options: {max-size: 10m}}\nservices:\n".to_owned();
+    for i in 0..n {
+        text.push_str(&format!(
+            "  s{i}:\n    <<: *common\n    image: registry.example.com/team/app-{i}:${{TAG:-1.2.3}}\n    command: [\"serve\", \"--port\", \"8080\"]\n    environment:\n      A: one\n      B: ${{FOO}}\n      C: three\n      D: 4\n    ports: [\"{}:80\"]\n    volumes:\n      - data:/var/lib/data\n      - ./conf/{i}:/etc/app:ro\n    networks: [front, back]\n    labels:\n      com.example.a: x\n      com.example.b: y\n    healthcheck: {{test: [CMD, curl, -f, http://localhost], interval: 5s, timeout: 3s, retries: 5}}\n    deploy: {{resources: {{limits: {{cpus: '0.5', memory: 128M}}}}}}\n",
+            10_000 + i
+        ));
+        if i > 0 {
+            text.push_str(&format!(
+                "    depends_on: {{s{}: {{condition: service_healthy}}}}\n",
+                i - 1
+            ));
+        }
+    }
+    text.push_str("volumes: {data: {}}\nnetworks: {front: {}, back: {}}\n");
+    text
+}
+
+#[test]
+fn time_grows_with_the_file_and_not_faster() {
+    let time = |n: usize| {
+        let text = large(n);
+        let files = [("compose.yaml", text.as_str())];
+        let options = options(&[("FOO", "foo")]);
+        let start = std::time::Instant::now();
+        let loaded = load(&options, &files);
+        assert_eq!(
+            loaded.project.map(|p| p.services.len()),
+            Some(n),
+            "{:?}",
+            loaded.diagnostics.first()
+        );
+        start.elapsed()
+    };
+    let best = |n| (0..3).map(|_| time(n)).min().expect("three runs");
+    let (small, large) = (best(100), best(1_000));
+    // Ten times the services; quadratic work anywhere would make this a hundred.
+    assert!(
+        large < small * 30,
+        "100 services: {small:?}, 1,000: {large:?}"
+    );
+}
+
+/// Every key of the specification and of the reference implementation is known.
+#[test]
+fn every_key_is_in_the_table() {
+    use wharf::compose::schema::{self, Shape};
+
+    fn has(shape: &Shape, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else {
+            return true;
+        };
+        match shape {
+            Shape::OneOf(shapes) => shapes.iter().any(|shape| has(shape, path)),
+            Shape::Object(object) => object.shape(first).is_some_and(|shape| has(shape, rest)),
+            Shape::Dict(item) => *first == "*" && has(item, rest),
+            Shape::List(item) => *first == "[]" && has(item, rest),
+            Shape::Pairs => matches!(*first, "*" | "[]") && rest.is_empty(),
+            _ => false,
+        }
+    }
+    let keys = include_str!("data/compose/keys.txt");
+    let root = Shape::Object(&schema::PROJECT);
+    let missing: Vec<&str> = keys
+        .lines()
+        .filter(|key| !has(&root, &key.split('.').collect::<Vec<_>>()))
+        .collect();
+    assert!(keys.lines().count() > 350);
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// One file with every key: typed, printed, and read back to the same.
+#[test]
+fn every_key_is_typed_and_survives_printing() {
+    let mut options = options(&[("COMPOSE_PROFILES", "p"), ("HOME", "/h")]);
+    let text = include_str!("data/compose/everything.yaml");
+    let first = load(&options, &[("compose.yaml", text)]);
+    assert_eq!(errors(&first), Vec::<String>::new());
+    let project = first.project.as_ref().expect("it loads");
+    let printed = to_yaml(
+        project,
+        PrintOptions {
+            escape_dollar: true,
+        },
+    );
+    options.all_resources = true;
+    let second = load(&options, &[("compose.yaml", &printed)]);
+    assert_eq!(errors(&second), Vec::<String>::new(), "{printed}");
+    let again = second.project.as_ref().expect("it loads");
+    assert_eq!(project.services, again.services);
+    assert_eq!(project.networks, again.networks);
+    assert_eq!(project.volumes, again.volumes);
+    assert_eq!(document(&first), document(&second));
+
+    let sent = serde_json::to_string(project).expect("it serialises");
+    let received: compose::Project = serde_json::from_str(&sent).expect("it deserialises");
+    assert_eq!(received.services, project.services);
+
+    let mut printed = printed;
+    printed.truncate(
+        printed
+            .find("\nnetworks:\n")
+            .expect("the top level goes on"),
+    );
+    insta::assert_snapshot!("everything", printed);
+    insta::assert_json_snapshot!("everything_typed", project.services["all"]);
 }

@@ -1,4 +1,4 @@
-//! Docker Compose's own `config` output for hundreds of files, compared with ours as data.
+//! Docker Compose's own `config` output for hundreds of files, compared with ours.
 //!
 //! `tests/data/compose/cases` holds inputs, outputs and exit statuses of version 2.26.1. Where the
 //! specification is newer than that version, the case is in `EXCEPTIONS` with the reason.
@@ -80,7 +80,8 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 struct Case {
     name: String,
     file: Option<String>,
-    ok: bool,
+    /// Compose's exit status; "14" is a missing file.
+    exit: String,
     error: String,
 }
 
@@ -99,7 +100,7 @@ fn cases() -> Vec<Case> {
             let (name, args, exit, error) = (next(), next(), next(), next());
             Case {
                 file: args.strip_prefix("-f ").map(str::to_owned),
-                ok: exit == "0",
+                exit,
                 name,
                 error,
             }
@@ -108,7 +109,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Runs a case; `Ok` is the printed document with the root written as `/CORPUS`.
-fn run(case: &Case) -> Result<serde_yaml::Value, String> {
+fn run(case: &Case) -> Result<String, (bool, String)> {
     let input = root().join("input");
     let directory = input.join(&case.name);
     let directory = directory
@@ -126,20 +127,16 @@ fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let loaded = compose::load(&options, &HostFiles);
     let Some(project) = &loaded.project else {
         let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-        return Err(errors
-            .map(|d| d.message.clone())
-            .collect::<Vec<_>>()
-            .join("; "));
+        let text: Vec<String> = errors.map(|d| d.message.clone()).collect();
+        return Err((loaded.is_file_missing(), text.join("; ")));
     };
     let text = compose::print::to_yaml(
         project,
         compose::print::PrintOptions {
             escape_dollar: true,
         },
-    )
-    .expect("a project prints");
-    let text = text.replace(&*input.to_string_lossy(), "/CORPUS");
-    Ok(serde_yaml::from_str(&text).expect("our output is YAML"))
+    );
+    Ok(text.replace(&*input.to_string_lossy(), "/CORPUS"))
 }
 
 #[test]
@@ -151,21 +148,22 @@ fn config_agrees_with_the_reference() {
             continue;
         }
         n_checked += 1;
-        match (case.ok, run(&case)) {
-            (false, Err(_)) => {}
+        match (case.exit == "0", run(&case)) {
+            (false, Err((is_missing, error))) => {
+                // Hanging and crashing are no behaviours to copy; else 14 and 15 are told apart.
+                if matches!(&*case.exit, "14" | "15") && is_missing != (case.exit == "14") {
+                    wrong.push(format!("{}: status {}: {error}", case.name, case.exit));
+                }
+            }
             (false, Ok(_)) => wrong.push(format!("{}: must fail: {}", case.name, case.error)),
-            (true, Err(error)) => wrong.push(format!("{}: must load: {error}", case.name)),
+            (true, Err((_, error))) => wrong.push(format!("{}: must load: {error}", case.name)),
             (true, Ok(printed)) => {
                 let path = root().join("expected").join(format!("{}.out", case.name));
                 let expected = std::fs::read_to_string(&path).expect("an output for a status of 0");
-                let expected: serde_yaml::Value =
-                    serde_yaml::from_str(&expected).expect("the reference prints YAML");
                 if printed != expected {
                     wrong.push(format!(
-                        "{}\n--- expected\n{}--- printed\n{}",
-                        case.name,
-                        serde_yaml::to_string(&expected).unwrap_or_default(),
-                        serde_yaml::to_string(&printed).unwrap_or_default()
+                        "{}\n--- expected\n{expected}--- printed\n{printed}",
+                        case.name
                     ));
                 }
             }

@@ -215,10 +215,8 @@ fn text(
         escape_dollar: !args.no_interpolate,
     };
     match args.format.unwrap_or_default() {
-        Format::Yaml => to_yaml(project, print).map_err(|e| e.to_string()),
-        Format::Json => to_json(project, print)
-            .map(|text| text + "\n")
-            .map_err(|e| e.to_string()),
+        Format::Yaml => Ok(to_yaml(project, print)),
+        Format::Json => Ok(to_json(project, print) + "\n"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Merging knows the long forms only. Defaults are filled in later, when every file has spoken:
 //! see [`super::normalize`].
 
-use super::short;
+use super::short::{self, is_windows_absolute};
 use crate::source::{Diagnostic, Map, Node, Tag, Value};
 
 /// What a canonicalisation needs beside the tree.
@@ -381,7 +381,19 @@ impl Canonical<'_> {
             match &mut item.value {
                 Value::Text(text) if self.templates && text.contains('$') => {}
                 Value::Text(text) => match short::volume(text) {
-                    Ok(volume) => *item = volume.node(span),
+                    Ok(volume) => {
+                        if volume.source.is_none() && is_windows_absolute(&volume.target) {
+                            self.diagnostics.push(
+                                Diagnostic::warning(
+                                    "drive-letter",
+                                    format!("volume {text:?} is read as the path of a Windows container"),
+                                )
+                                .at(span)
+                                .help("a volume's name needs two letters in this form"),
+                            );
+                        }
+                        *item = volume.node(span);
+                    }
                     Err(error) => self.diagnostics.push(
                         Diagnostic::error("volume", error.to_string())
                             .at(span)

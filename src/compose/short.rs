@@ -186,9 +186,13 @@ pub fn volume(text: &str) -> Result<ShortVolume, VolumeError> {
     let mut sections = Vec::new();
     let mut section = String::new();
     let mut braces = 0usize;
-    for (at, c) in text.char_indices() {
+    for c in text.chars() {
         match c {
-            ':' if is_drive(&section, &text[at + 1..]) => section.push(c),
+            // `C:\x` keeps its colon, and so does `v:/x`: the reference takes every single letter
+            // for a drive.
+            ':' if section.len() == 1 && section.as_bytes()[0].is_ascii_alphabetic() => {
+                section.push(c);
+            }
             ':' if braces == 0 => sections.push(std::mem::take(&mut section)),
             '{' => {
                 braces += 1;
@@ -231,14 +235,6 @@ pub fn volume(text: &str) -> Result<ShortVolume, VolumeError> {
         _ => return Err(VolumeError::TooManyColons(text.to_owned())),
     }
     Ok(volume)
-}
-
-/// Whether a colon belongs to a drive letter. `C:\x` does; `c:/x:/y` does, because the target
-/// follows; `c:/x` and `c:/x:ro` name a volume with a short name.
-fn is_drive(section: &str, rest: &str) -> bool {
-    section.len() == 1
-        && section.as_bytes()[0].is_ascii_alphabetic()
-        && (rest.starts_with('\\') || (rest.starts_with('/') && rest.contains(":/")))
 }
 
 /// `.`, `/`, `~`, `\\` or a drive letter begin a path; anything else names a volume.
