@@ -14,6 +14,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "api::client",
             "api::wire",
+            // The words of `ps`, which the API says in its own answers, too.
+            "api::status_text",
             "compose",
             "source",
             "plan",
