@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The engine has to fork its shim spawner while the process has one thread, so the role is
-    // chosen before any runtime starts.
-    wharf::cli::main(wharf::cli::no_engine)
+    // Roles that outlive a command go on as a protected copy of the program, and the engine forks
+    // its spawner while the process has one thread: both come before any runtime.
+    let protection = wharf::boot::protect(std::env::args_os());
+    wharf::cli::main(|boot| wharf::boot::engine(boot, protection))
 }

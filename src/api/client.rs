@@ -292,6 +292,7 @@ impl Client {
         Ok(Logs {
             body: BodyStream::new(response.into_body()),
             buffer: BytesMut::new(),
+            is_over: false,
         })
     }
 
@@ -474,10 +475,12 @@ impl Reports {
     }
 }
 
-/// Log frames, as they come.
+/// Log frames, as they come. A stream that is cut off ends with [`ClientError::Gone`] or
+/// [`ClientError::Transport`].
 pub struct Logs {
     body: BodyStream<Incoming>,
     buffer: BytesMut,
+    is_over: bool,
 }
 
 impl Stream for Logs {
@@ -485,11 +488,21 @@ impl Stream for Logs {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let call = "logs";
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         loop {
             match LogCodec.decode(&mut self.buffer) {
+                Ok(Some(LogFrame::End)) => {
+                    self.is_over = true;
+                    return Poll::Ready(None);
+                }
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) => (),
-                Err(source) => return Poll::Ready(Some(Err(ClientError::Frame { call, source }))),
+                Err(source) => {
+                    self.is_over = true;
+                    return Poll::Ready(Some(Err(ClientError::Frame { call, source })));
+                }
             }
             match std::task::ready!(Pin::new(&mut self.body).poll_next(cx)) {
                 Some(Ok(frame)) => {
@@ -498,9 +511,13 @@ impl Stream for Logs {
                     }
                 }
                 Some(Err(source)) => {
+                    self.is_over = true;
                     return Poll::Ready(Some(Err(ClientError::Transport { call, source })));
                 }
-                None => return Poll::Ready(None),
+                None => {
+                    self.is_over = true;
+                    return Poll::Ready(Some(Err(ClientError::Gone { call })));
+                }
             }
         }
     }

@@ -162,8 +162,7 @@ pub fn run(
 }
 
 fn failure_code(loaded: &Loaded) -> u8 {
-    let mut errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-    match errors.all(|d| matches!(d.code, "no-file" | "unreadable-file")) {
+    match loaded.is_file_missing() {
         true => EXIT_FILE_NOT_FOUND,
         false => EXIT_PARSE,
     }
@@ -192,18 +191,20 @@ fn text(
         return Ok(lines(&loaded.profiles));
     }
     if args.images {
-        return Ok(lines(project.services.iter().map(|(name, service)| {
-            match &service.image {
+        return Ok(lines(project.services.iter().map(
+            |(name, service)| match &service.image {
                 Some(image) => image.clone(),
                 None => format!("{}-{name}", project.name),
-            }
-        })));
+            },
+        )));
     }
     if let Some(which) = &args.hash {
         return hashes(project, which, lookups);
     }
     if args.environment {
-        return Ok(lines(loaded.environment.iter().map(|(k, v)| format!("{k}={v}"))));
+        return Ok(lines(
+            loaded.environment.iter().map(|(k, v)| format!("{k}={v}")),
+        ));
     }
     if args.variables {
         return Ok(variables(loaded));
@@ -233,8 +234,12 @@ fn service_order(project: &Project) -> Vec<&str> {
     let mut placed = BTreeSet::new();
     // The loader refuses cycles, unless told not to; the second sight of a name then ends the walk.
     let mut seen = BTreeSet::new();
-    let mut stack: Vec<(&str, bool)> =
-        project.services.keys().rev().map(|name| (name.as_str(), false)).collect();
+    let mut stack: Vec<(&str, bool)> = project
+        .services
+        .keys()
+        .rev()
+        .map(|name| (name.as_str(), false))
+        .collect();
     while let Some((name, is_done)) = stack.pop() {
         if is_done {
             if placed.insert(name) {
@@ -246,7 +251,11 @@ fn service_order(project: &Project) -> Vec<&str> {
             continue;
         }
         stack.push((name, true));
-        let dependencies = project.services.get(name).into_iter().flat_map(|s| s.depends_on.keys());
+        let dependencies = project
+            .services
+            .get(name)
+            .into_iter()
+            .flat_map(|s| s.depends_on.keys());
         for dependency in dependencies.rev() {
             if project.services.contains_key(dependency) {
                 stack.push((dependency, false));
@@ -293,7 +302,12 @@ fn variables(loaded: &Loaded) -> String {
     let head = ["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(str::to_owned);
     let all: Vec<&[String; 4]> = std::iter::once(&head).chain(&rows).collect();
     let widths: Vec<usize> = (0..4)
-        .map(|column| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            all.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     lines(all.iter().map(|row| {
         let cells: Vec<String> = row
@@ -309,14 +323,18 @@ fn variables(loaded: &Loaded) -> String {
 fn pin_images(project: &mut Project, lookups: &Lookups<'_>) -> Vec<String> {
     let mut failures = Vec::new();
     for (name, service) in &mut project.services {
-        let Some(image) = &mut service.image else { continue };
+        let Some(image) = &mut service.image else {
+            continue;
+        };
         if image.contains("@sha256:") {
             continue;
         }
         match (lookups.digest)(image) {
             Ok(pinned) => *image = pinned,
             Err(reason) => {
-                failures.push(format!("cannot resolve image {image} of service {name:?}: {reason}"));
+                failures.push(format!(
+                    "cannot resolve image {image} of service {name:?}: {reason}"
+                ));
                 continue;
             }
         }
@@ -343,3 +361,160 @@ fn lock(project: &Project) -> String {
     text
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::files::HostFiles;
+
+    const FILE: &str = "name: demo\nservices:\n  web:\n    image: web:${TAG:-1}\n    depends_on: [db]\n    networks: [back]\n  db:\n    build: .\n    volumes: ['data:/data']\n    environment: {A: '$$x'}\n  dbg: {image: d, profiles: [debug]}\nnetworks: {back: {}}\nvolumes: {data: {}}\nmodels: {m: {model: ai/m}}\n";
+
+    fn config(file: &str, args: &ConfigArgs) -> (u8, String, String) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("compose.yaml"), file).expect("the file is written");
+        let options = LoadOptions::new(directory.path().to_owned(), BTreeMap::new());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let lookups = Lookups {
+            hash: &|_, service| Some(format!("hash-of-{service}")),
+            digest: &|image| match image {
+                "web:1" => Ok("web:1@sha256:00".to_owned()),
+                _ => Err("no such image".to_owned()),
+            },
+        };
+        let code = run(
+            options, args, &HostFiles, &lookups, false, &mut out, &mut err,
+        )
+        .expect("vectors take everything");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (code, text(out), text(err))
+    }
+
+    fn printed(args: ConfigArgs) -> String {
+        let (code, out, err) = config(FILE, &args);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        out
+    }
+
+    #[test]
+    fn each_aspect_has_its_lines() {
+        let args = ConfigArgs::default;
+        assert_eq!(
+            printed(ConfigArgs {
+                services_only: true,
+                ..args()
+            }),
+            "db\nweb\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                volumes: true,
+                ..args()
+            }),
+            "data\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                networks: true,
+                ..args()
+            }),
+            "back\ndefault\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                profiles: true,
+                ..args()
+            }),
+            "debug\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                images: true,
+                ..args()
+            }),
+            "web:1\ndemo-db\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                quiet: true,
+                ..args()
+            }),
+            ""
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                hash: Some("*".into()),
+                ..args()
+            }),
+            "db hash-of-db\nweb hash-of-web\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                variables: true,
+                ..args()
+            }),
+            "NAME   REQUIRED   DEFAULT VALUE   ALTERNATE VALUE\nTAG    false      1\n"
+        );
+        assert!(
+            printed(ConfigArgs {
+                environment: true,
+                ..args()
+            })
+            .contains("COMPOSE_PROJECT_NAME=demo\n")
+        );
+    }
+
+    #[test]
+    fn dollars_are_escaped_unless_variables_stay() {
+        assert!(printed(ConfigArgs::default()).contains("A: $$x\n"));
+        let raw = printed(ConfigArgs {
+            no_interpolate: true,
+            ..ConfigArgs::default()
+        });
+        assert!(
+            raw.contains("image: web:${TAG:-1}\n") && raw.contains("A: $$x\n"),
+            "{raw}"
+        );
+    }
+
+    #[test]
+    fn one_service_brings_its_dependencies() {
+        let services = |name: &str| ConfigArgs {
+            services: vec![name.into()],
+            ..ConfigArgs::default()
+        };
+        assert!(printed(services("web")).contains("  db:\n"), "V9");
+        assert!(!printed(services("db")).contains("  web:\n"), "V9");
+    }
+
+    #[test]
+    fn digests_are_pinned_or_named() {
+        let args = ConfigArgs {
+            resolve_image_digests: true,
+            ..ConfigArgs::default()
+        };
+        assert!(printed(args.clone()).contains("image: web:1@sha256:00\n"));
+        let (code, _, err) = config("services: {a: {image: x}}", &args);
+        assert_eq!(code, EXIT_FAILURE);
+        assert!(
+            err.contains("cannot resolve image x of service \"a\": no such image"),
+            "{err}"
+        );
+        let lock = ConfigArgs {
+            lock_image_digests: true,
+            services: vec!["web".into()],
+            ..ConfigArgs::default()
+        };
+        assert_eq!(
+            printed(lock),
+            "services:\n  web:\n    image: web:1@sha256:00\n"
+        );
+    }
+
+    #[test]
+    fn failures_have_composes_codes() {
+        let (code, out, err) = config("services: {a: {imag: x}}", &ConfigArgs::default());
+        assert_eq!((code, out.as_str()), (EXIT_PARSE, ""));
+        assert!(err.contains("did you mean `image`?"), "{err}");
+        let (code, _, _) = config("include: [gone.yaml]\nservices: {}", &ConfigArgs::default());
+        assert_eq!(code, EXIT_FILE_NOT_FOUND);
+    }
+}

@@ -1,4 +1,7 @@
 //! The command line: one file per command, and `output/`.
+//!
+//! Reads files, environment and terminal as the user, sends one request, renders the answer. Holds
+//! no state. Runs on one thread: most commands are over in a few milliseconds.
 
 mod autostart;
 mod clock;
@@ -130,12 +133,20 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
 
 fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(), Failure> {
     let hash = |project: &crate::compose::Project, service: &str| {
-        project.services.get(service).map(crate::plan::hash::service_hash)
+        project
+            .services
+            .get(service)
+            .map(crate::plan::hash::service_hash)
     };
     let digest = |reference: &str| {
-        Err(format!("cannot look up the digest of {reference}: no registry is asked yet"))
+        Err(format!(
+            "cannot look up the digest of {reference}: no registry is asked yet"
+        ))
     };
-    let lookups = config::Lookups { hash: &hash, digest: &digest };
+    let lookups = config::Lookups {
+        hash: &hash,
+        digest: &digest,
+    };
     let code = config::run(
         project::options(context),
         arguments,
@@ -166,7 +177,7 @@ fn ended(output: Output, result: Result<(), Failure>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.use_stderr() {
-        _ = write!(std::io::stderr(), "{}", text.ansi());
+        _ = write!(anstream::stderr(), "{}", text.ansi());
         let missing_command = matches!(
             error.kind(),
             clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
@@ -174,7 +185,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         );
         ExitCode::from(if missing_command { 1 } else { 16 })
     } else {
-        _ = write!(std::io::stdout(), "{text}");
+        _ = write!(anstream::stdout(), "{}", text.ansi());
         ExitCode::SUCCESS
     }
 }

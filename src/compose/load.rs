@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::find::{self, LoadOptions};
 use super::model::{Model, Session};
 use super::schema::{self, Shape};
-use super::{Project, ProjectName, admit, bind, check, environment, normalize, profiles};
+use super::{
+    Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
+};
 use crate::source::interpolate::Variable;
 use crate::source::{Diagnostic, Files, Map, Node, SourceMap, TreePath, Value, diagnostic};
 
@@ -25,6 +27,20 @@ pub struct Loaded {
     pub variables: Vec<Variable>,
     /// Every profile that a service names, enabled or not.
     pub profiles: Vec<String>,
+}
+
+impl Loaded {
+    /// Whether the load failed because a file that something names is not there; Compose ends with
+    /// another exit code then. Files of the model count before all else, env files only when
+    /// nothing else is wrong, because they are read last.
+    pub fn is_file_missing(&self) -> bool {
+        let mut errors = self.diagnostics.iter().filter(|d| d.is_error()).peekable();
+        let is_model_file = |d: &&Diagnostic| matches!(d.code, "no-file" | "missing-file");
+        if errors.clone().any(|d| is_model_file(&d)) {
+            return true;
+        }
+        errors.peek().is_some() && errors.all(|d| d.code == "missing-env-file")
+    }
 }
 
 /// Loads a project. Reports all mistakes it can find in one run.
@@ -113,14 +129,17 @@ fn project(
         &mut TreePath::default(),
         &mut session.diagnostics,
     );
-    let Some(name) = name else { return (None, Vec::new()) };
+    let Some(name) = name else {
+        return (None, Vec::new());
+    };
     if let Some(map) = root.as_map_mut() {
         let mut node = map
             .get("name")
             .cloned()
             .unwrap_or_else(|| Node::new(root.span, Value::Null));
         node.value = Value::Text(name.to_string());
-        root.as_map_mut().map(|map| map.insert("name".to_owned(), node));
+        root.as_map_mut()
+            .map(|map| map.insert("name".to_owned(), node));
     }
 
     check::required(&root, &mut session.diagnostics);
@@ -128,9 +147,19 @@ fn project(
         normalize::normalize(&mut root, name.as_str());
     }
     let all_profiles = profiles::names(&root);
-    let mut disabled = profiles::enable(&mut root, options, &found.environment, &mut session.diagnostics);
+    let mut disabled = profiles::enable(
+        &mut root,
+        options,
+        &found.environment,
+        &mut session.diagnostics,
+    );
     if options.consistency {
-        check::consistency(&root, &disabled, &mut session.diagnostics);
+        consistency::check(
+            &root,
+            &disabled,
+            session.is_partial,
+            &mut session.diagnostics,
+        );
     }
     profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
     if !options.all_resources {

@@ -28,6 +28,15 @@ pub struct Session<'a> {
     pub resolve_paths: bool,
     pub variables: Vec<Variable>,
     pub unset: BTreeSet<String>,
+    /// Something that was named could not be read, so that what seems missing may stand there.
+    pub is_partial: bool,
+    /// Ports that short forms expanded to so far; see [`Canonical`].
+    pub n_ports: usize,
+    /// Models loaded so far; includes that include each other's files twice would double at each
+    /// level.
+    n_models: usize,
+    /// Texts by path: an env file that many services name is held once.
+    texts: BTreeMap<PathBuf, FileId>,
     /// Parsed files by path; a base that many services extend is read once.
     parsed: BTreeMap<PathBuf, Option<Rc<Vec<Node>>>>,
     /// Values of `environment:` secrets and configs of included models, whose environment is not
@@ -44,6 +53,9 @@ pub struct Model<'a> {
     pub chain: &'a [PathBuf],
 }
 
+/// Most models of one load.
+const MAX_MODELS: usize = 1_000;
+
 /// The path that stands for standard input.
 pub const STDIN: &str = "-";
 
@@ -57,6 +69,10 @@ impl<'a> Session<'a> {
             resolve_paths: true,
             variables: Vec::new(),
             unset: BTreeSet::new(),
+            is_partial: false,
+            n_ports: 0,
+            n_models: 0,
+            texts: BTreeMap::new(),
             parsed: BTreeMap::new(),
             included_values: BTreeMap::new(),
         }
@@ -64,13 +80,18 @@ impl<'a> Session<'a> {
 
     /// Reads a text file into the source map.
     pub fn read(&mut self, path: &Path) -> io::Result<FileId> {
+        if let Some(known) = self.texts.get(path) {
+            return Ok(*known);
+        }
         let bytes = if path == Path::new(STDIN) {
             self.files.read_stdin()?
         } else {
             self.files.read(path)?
         };
         let text = files::decode(bytes)?;
-        Ok(self.sources.add(path.to_owned(), text))
+        let id = self.sources.add(path.to_owned(), text);
+        self.texts.insert(path.to_owned(), id);
+        Ok(id)
     }
 
     /// The documents of a Compose file; `None` when it cannot be read, which is reported once, at
@@ -80,11 +101,13 @@ impl<'a> Session<'a> {
             return known.clone();
         }
         let documents = match self.read(path) {
-            Ok(file) => Some(Rc::new(parse::parse(
-                &self.sources,
-                file,
-                &mut self.diagnostics,
-            ))),
+            Ok(file) => {
+                let mut found = Vec::new();
+                let documents = parse::parse(&self.sources, file, &mut found);
+                self.is_partial |= !found.is_empty();
+                self.diagnostics.append(&mut found);
+                Some(Rc::new(documents))
+            }
             Err(error) => {
                 self.unreadable(path, &error, named_at);
                 None
@@ -95,16 +118,18 @@ impl<'a> Session<'a> {
     }
 
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
+        self.is_partial = true;
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => "missing-file",
+            _ => "unreadable-file",
+        };
         let reason = match error.kind() {
             io::ErrorKind::NotFound => "no such file or directory".to_owned(),
             io::ErrorKind::IsADirectory => "is a directory".to_owned(),
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
             _ => error.to_string(),
         };
-        let diagnostic = Diagnostic::error(
-            "unreadable-file",
-            format!("open {}: {reason}", path.display()),
-        );
+        let diagnostic = Diagnostic::error(code, format!("open {}: {reason}", path.display()));
         self.diagnostics.push(match named_at {
             Some(span) => diagnostic.at(span),
             None => diagnostic,
@@ -128,14 +153,27 @@ impl<'a> Session<'a> {
         Canonical {
             diagnostics: &mut self.diagnostics,
             templates: !self.interpolate,
+            n_ports: &mut self.n_ports,
         }
     }
 
     /// Loads a model. `None` when no file of it could be read.
     pub fn model(&mut self, model: &Model<'_>) -> Option<Node> {
+        self.n_models += 1;
+        if self.n_models > MAX_MODELS {
+            if self.n_models == MAX_MODELS + 1 {
+                self.diagnostics.push(Diagnostic::error(
+                    "too-many-includes",
+                    format!("more than {MAX_MODELS} models are included"),
+                ));
+            }
+            return None;
+        }
         let mut merged: Option<Node> = None;
         for path in model.files {
-            let Some(documents) = self.documents(path, None) else { continue };
+            let Some(documents) = self.documents(path, None) else {
+                continue;
+            };
             let mut versions = 0;
             for document in documents.iter() {
                 let mut document = document.clone();
@@ -156,7 +194,9 @@ impl<'a> Session<'a> {
                     model.environment,
                 );
                 self.resource_names(&document);
-                if let Some(version) = document.as_map_mut().and_then(|m| m.shift_remove("version"))
+                if let Some(version) = document
+                    .as_map_mut()
+                    .and_then(|m| m.shift_remove("version"))
                 {
                     versions += 1;
                     if versions == 1 {
@@ -200,8 +240,15 @@ impl<'a> Session<'a> {
 
     /// Names of resources become parts of file names and labels.
     fn resource_names(&mut self, document: &Node) {
-        for section in ["services", "networks", "volumes", "secrets", "configs", "models"] {
-            for (name, node) in document.get(section).and_then(Node::as_map).into_iter().flatten() {
+        for section in [
+            "services", "networks", "volumes", "secrets", "configs", "models",
+        ] {
+            for (name, node) in document
+                .get(section)
+                .and_then(Node::as_map)
+                .into_iter()
+                .flatten()
+            {
                 let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
                 if name.is_empty() || !name.chars().all(legal) {
                     self.diagnostics.push(

@@ -94,7 +94,9 @@ impl Printer {
 
     fn node(&self, node: &Node, shape: &Shape) -> Json {
         match (&node.value, shape) {
-            (Value::Map(map), Shape::Object(object)) => Json::Object(self.object(Some(map), object)),
+            (Value::Map(map), Shape::Object(object)) => {
+                Json::Object(self.object(Some(map), object))
+            }
             (Value::Map(map), Shape::Dict(item)) => {
                 let mut keys: Vec<&String> = map.keys().collect();
                 keys.sort();
@@ -172,7 +174,9 @@ impl Printer {
 
     /// An env file with nothing but a path is printed as that path.
     fn env_files(&self, node: &Node) -> Json {
-        let Some(list) = node.as_list() else { return self.any(node) };
+        let Some(list) = node.as_list() else {
+            return self.any(node);
+        };
         list.iter()
             .map(|item| {
                 let plain = item.get("required").and_then(Node::as_bool) != Some(false)
@@ -199,7 +203,8 @@ fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) ->
         Value::Text(text) => text.is_empty() || (text == "0" && matches!(shape, Shape::Size)),
         Value::List(list) => list.is_empty(),
         Value::Map(map) => {
-            map.is_empty() && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
+            map.is_empty()
+                && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
         }
     }
 }

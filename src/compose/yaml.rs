@@ -146,19 +146,28 @@ fn reads_as_other(value: &str) -> bool {
         return true;
     }
     // Dates.
-    let bytes = value.as_bytes();
-    bytes.len() >= 8 && bytes[..4].iter().all(u8::is_ascii_digit) && bytes[4] == b'-'
-        && bytes[5].is_ascii_digit()
+    let date: Vec<&str> = value
+        .split(['T', 't', ' '])
+        .next()
+        .unwrap_or_default()
+        .split('-')
+        .collect();
+    matches!(*date, [year, month, day]
+        if year.len() == 4 && is_digits(year)
+            && month.len() <= 2 && is_digits(month)
+            && day.len() <= 2 && is_digits(day))
 }
 
 fn is_plain(value: &str) -> bool {
     let mut chars = value.chars();
-    let Some(first) = chars.next() else { return false };
+    let Some(first) = chars.next() else {
+        return false;
+    };
     let second = chars.next();
     let starts_plain = match first {
         '-' | '?' | ':' => second.is_some_and(|c| c != ' '),
-        ',' | '[' | ']' | '{' | '}' | '#' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@'
-        | '`' | ' ' => false,
+        ',' | '[' | ']' | '{' | '}' | '#' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%'
+        | '@' | '`' | ' ' => false,
         _ => true,
     };
     starts_plain
@@ -222,14 +231,61 @@ mod tests {
     #[test]
     fn texts_read_back_as_themselves() {
         for text in [
-            "", " ", "a", "a b", "a: b", "a #b", "#a", "- a", "-a", "null", "~", "yes", "0440", "1.5",
-            "22:22", "2020-01-02", "it's", "\"q\"", "a\nb", "a\nb\n", "a\n\nb\n\n", " a\nb", "\na",
-            "a \nb", "tab\t", "\u{1}", "ünï", "*a", "&a", "!a", "%a", "@a", "a:", "<<", "=", "---",
-            "{a}", "a,b", "[a", "$x", "\\", "a\u{85}b", "\u{feff}", "|", "?", "? a", ":", ": a",
+            "",
+            " ",
+            "a",
+            "a b",
+            "a: b",
+            "a #b",
+            "#a",
+            "- a",
+            "-a",
+            "null",
+            "~",
+            "yes",
+            "0440",
+            "1.5",
+            "22:22",
+            "2020-01-02",
+            "it's",
+            "\"q\"",
+            "a\nb",
+            "a\nb\n",
+            "a\n\nb\n\n",
+            " a\nb",
+            "\na",
+            "a \nb",
+            "tab\t",
+            "\u{1}",
+            "ünï",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "a:",
+            "<<",
+            "=",
+            "---",
+            "{a}",
+            "a,b",
+            "[a",
+            "$x",
+            "\\",
+            "a\u{85}b",
+            "\u{feff}",
+            "|",
+            "?",
+            "? a",
+            ":",
+            ": a",
         ] {
             let map = Map::from_iter([
                 (text.to_owned(), value(text)),
-                ("list".to_owned(), Json::Array(vec![value(text), Json::Array(vec![value(text)])])),
+                (
+                    "list".to_owned(),
+                    Json::Array(vec![value(text), Json::Array(vec![value(text)])]),
+                ),
             ]);
             let printed = document(&map);
             let read: Json = serde_yaml::from_str(&printed)

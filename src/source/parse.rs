@@ -7,8 +7,10 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Tag, TreePath, Value, scalar};
 
-/// Most nodes one document may expand to, aliases counted at each use (Y4).
-pub const MAX_NODES: usize = 100_000;
+/// Most nodes that the aliases of one document may copy (Y4).
+pub const MAX_ALIASED: usize = 100_000;
+/// Most nodes of one document, written out or copied. A file that holds more is no project.
+pub const MAX_NODES: usize = 1_000_000;
 /// Deepest nesting of collections.
 pub const MAX_DEPTH: usize = 128;
 
@@ -25,6 +27,7 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
         diagnostics,
         anchors: Vec::new(),
         n_nodes: 0,
+        n_aliased: 0,
         path: TreePath::default(),
     };
     let mut documents = Vec::new();
@@ -33,10 +36,12 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
             Ok((Event::StreamEnd, _)) | Err(Stop::Ended) => break,
             Ok((Event::DocumentStart(_), _)) => {
                 builder.n_nodes = 0;
+                builder.n_aliased = 0;
                 builder.anchors.clear();
-                match builder.next().and_then(|(event, span)| {
-                    builder.node(event, span, 0)
-                }) {
+                match builder
+                    .next()
+                    .and_then(|(event, span)| builder.node(event, span, 0))
+                {
                     Ok(node) => documents.push(node),
                     Err(stop) => {
                         builder.report(stop);
@@ -94,6 +99,7 @@ struct Builder<'t, 'd> {
     /// By anchor number: `None` while the anchored node is still being read.
     anchors: Vec<Option<(Node, usize)>>,
     n_nodes: usize,
+    n_aliased: usize,
     path: TreePath,
 }
 
@@ -133,17 +139,18 @@ impl<'t> Builder<'t, '_> {
 
     fn spend(&mut self, n: usize, at: Span) -> Result<(), Stop> {
         self.n_nodes += n;
-        if self.n_nodes > MAX_NODES {
-            return Err(Stop::Refused(
-                Diagnostic::error(
-                    "too-many-nodes",
-                    format!("document expands to more than {MAX_NODES} values"),
-                )
+        let message = if self.n_aliased > MAX_ALIASED {
+            format!("aliases expand to more than {MAX_ALIASED} values")
+        } else if self.n_nodes > MAX_NODES {
+            format!("document has more than {MAX_NODES} values")
+        } else {
+            return Ok(());
+        };
+        Err(Stop::Refused(
+            Diagnostic::error("too-many-nodes", message)
                 .at(at)
                 .help("aliases of aliases multiply; write the values out or split the file"),
-            ));
-        }
-        Ok(())
+        ))
     }
 
     fn open_anchor(&mut self, anchor: usize) {
@@ -169,16 +176,24 @@ impl<'t> Builder<'t, '_> {
         let before = self.n_nodes;
         let (anchor, node) = match event {
             Event::Alias(id) => match self.anchors.get(id) {
-                Some(Some((node, size))) => {
-                    let (node, size) = (node.clone(), *size);
+                Some(Some((_, size))) => {
+                    // Counted before it is copied: the copy is what must not be made.
+                    let size = *size;
+                    self.n_aliased += size;
                     self.spend(size, span)?;
-                    return Ok(node);
+                    if let Some(Some((node, _))) = self.anchors.get(id) {
+                        return Ok(node.clone());
+                    }
+                    return Err(Stop::Ended);
                 }
                 _ => {
                     return Err(Stop::Refused(
                         Diagnostic::error(
                             "alias-cycle",
-                            format!("cycle detected: the alias at {} stands inside its own anchor", self.path),
+                            format!(
+                                "cycle detected: the alias at {} stands inside its own anchor",
+                                self.path
+                            ),
                         )
                         .at(span),
                     ));
@@ -239,7 +254,8 @@ impl<'t> Builder<'t, '_> {
                 whole.end = at.end.max(whole.end);
                 break;
             }
-            let is_merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let is_merge =
+                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
             let key = self.node(event, at, depth + 1)?;
             let name = match &key.value {
                 Value::Text(name) => Some(name.clone()),
@@ -290,14 +306,16 @@ impl<'t> Builder<'t, '_> {
     }
 
     fn refuse_key(&mut self, key: &Node, at: Span) {
-        let shown = key.scalar_text().unwrap_or_else(|| key.value.kind().to_owned());
+        let shown = key
+            .scalar_text()
+            .unwrap_or_else(|| key.value.kind().to_owned());
         let place = if self.path.0.is_empty() {
             "at top level".to_owned()
         } else {
             format!("in {}", self.path)
         };
-        let diagnostic = Diagnostic::error("non-string-key", format!("non-string key {place}: {shown}"))
-            .at(at);
+        let diagnostic =
+            Diagnostic::error("non-string-key", format!("non-string key {place}: {shown}")).at(at);
         self.diagnostics.push(match key.scalar_text() {
             Some(text) => diagnostic.help(format!("quote it: \"{text}\"")),
             None => diagnostic,

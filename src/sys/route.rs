@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
@@ -37,7 +37,10 @@ const RTM_GETROUTE: u16 = 26;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
+const BR_STATE_DISABLED: u8 = 0;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_FLUSH: u16 = 24;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -58,6 +61,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     pub mtu: u32,
     pub master: Option<u32>,
+    /// Index of a veth's other end, in that end's namespace.
+    pub peer: Option<u32>,
 }
 
 /// A veth pair to make: one end here and enslaved, the other in a container.
@@ -158,6 +163,21 @@ impl Changes {
             info.nest(IFLA_INFO_SLAVE_DATA, |data| {
                 data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.reflects)]);
                 data.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.is_isolated)]);
+            });
+        });
+    }
+
+    /// Takes a bridge's port out of service: no frames, nothing learned. At once, where taking the
+    /// link down or away would wait for a grace period.
+    pub fn disable_port(&mut self, index: u32) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.push(RTM_NEWLINK, 0, &message);
+        self.requests.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attribute(IFLA_BRPORT_STATE, &[BR_STATE_DISABLED]);
+                data.attribute(IFLA_BRPORT_FLUSH, &[]);
             });
         });
     }
@@ -409,11 +429,6 @@ impl Route {
         })?;
         Ok(found)
     }
-
-    /// The socket alone, to hand to another process.
-    pub fn into_fd(self) -> OwnedFd {
-        self.socket.into_fd()
-    }
 }
 
 fn begin(requests: &mut Requests, kind: u16, flags: u16, body: &impl Emitable) {
@@ -436,6 +451,7 @@ fn link(body: &[u8]) -> Option<Link> {
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
             _ => {}
         }
     }

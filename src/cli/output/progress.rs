@@ -126,32 +126,47 @@ impl Progress {
             ProgressMode::Tty => {
                 let palette = self.output.ansi.stderr();
                 let Some(drawn) = &mut self.drawn else { return };
-                let line = drawn.lines.entry(id.to_owned()).or_insert_with(|| {
-                    let bar = drawn.all.add(ProgressBar::no_length());
-                    bar.set_style(bar_style());
-                    Line {
-                        bar,
-                        since: Instant::now(),
-                        is_working: true,
-                    }
-                });
-                line.is_working = status.is_working();
-                let seconds = line.since.elapsed().as_secs_f64();
-                let (mark, (on, off)) = match status {
-                    Status::Error => ("✘", palette.error()),
-                    status if status.is_working() => ("", palette.busy()),
-                    _ => ("✔", palette.good()),
+                let begun = drawn
+                    .lines
+                    .get(id)
+                    .map_or_else(Instant::now, |line| line.since);
+                let seconds = begun.elapsed().as_secs_f64();
+                let is_working = status.is_working();
+                let (on, off) = match status {
+                    Status::Error => palette.error(),
+                    _ if is_working => palette.busy(),
+                    _ => palette.good(),
                 };
-                if line.is_working {
-                    line.bar.set_prefix(String::new());
-                    line.bar.set_message(format!("{id}  {on}{shown}{off}"));
-                    line.bar.tick();
+                let message = match status {
+                    Status::Error => format!("{on}✘{off} {id}  {on}{shown}{off}"),
+                    _ if is_working => format!("{id}  {on}{shown}{off}"),
+                    _ => format!("{on}✔{off} {id}  {on}{shown}{off}  {seconds:.1}s"),
+                };
+                let style = if is_working {
+                    working_style()
                 } else {
-                    line.bar.set_style(done_style());
-                    line.bar.set_prefix(format!("{on}{mark}{off}"));
-                    line.bar
-                        .set_message(format!("{id}  {on}{shown}{off}  {seconds:.1}s"));
-                    line.bar.tick();
+                    ended_style()
+                };
+                // One draw for each change: the style draws nothing, the message does.
+                match drawn.lines.get_mut(id) {
+                    Some(line) => {
+                        line.is_working = is_working;
+                        line.bar.set_style(style);
+                        line.bar.set_message(message);
+                    }
+                    None => {
+                        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+                            .with_style(style)
+                            .with_message(message);
+                        let bar = drawn.all.add(bar);
+                        bar.tick();
+                        let line = Line {
+                            bar,
+                            since: begun,
+                            is_working,
+                        };
+                        drawn.lines.insert(id.to_owned(), line);
+                    }
                 }
             }
         }
@@ -176,15 +191,14 @@ impl Progress {
     }
 }
 
-fn bar_style() -> ProgressStyle {
+fn working_style() -> ProgressStyle {
     ProgressStyle::with_template(" {spinner} {wide_msg} {elapsed}")
         .expect("a constant template that the tests draw")
         .tick_strings(&["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"])
 }
 
-fn done_style() -> ProgressStyle {
-    ProgressStyle::with_template(" {prefix} {wide_msg}")
-        .expect("a constant template that the tests draw")
+fn ended_style() -> ProgressStyle {
+    ProgressStyle::with_template(" {wide_msg}").expect("a constant template that the tests draw")
 }
 
 fn name(subject: &Subject) -> String {
@@ -273,17 +287,14 @@ mod tests {
         progress.show(&report("demo-db-1", Status::Starting));
         progress.show(&report("demo-web-1", Status::Started));
         progress.tick();
-        let shown = |id: &str| {
-            let bar = &progress.drawn.as_ref().unwrap().lines[id].bar;
-            format!("{} {}", bar.prefix(), bar.message())
-        };
+        let shown = |id: &str| progress.drawn.as_ref().unwrap().lines[id].bar.message();
         assert_eq!(
             shown("Container demo-web-1"),
             "✔ Container demo-web-1  Started  0.0s"
         );
         assert_eq!(
             shown("Container demo-db-1"),
-            " Container demo-db-1  Starting"
+            "Container demo-db-1  Starting"
         );
     }
 }

@@ -17,12 +17,15 @@ mod dns;
 mod error;
 mod files;
 mod firewall;
+mod flows;
 mod host;
 mod ipam;
 mod journal;
+mod link;
 mod netns;
 mod port;
 mod record;
+mod rules;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -39,7 +42,6 @@ use crate::compose::IpamPool;
 use crate::engine::Roots;
 use crate::engine::store::{Batch, Store, Table};
 use crate::plan::{NetworkConfig, ObservedNetwork};
-use crate::sys::conntrack::Conntrack;
 use crate::sys::nft::{Element, Nft};
 use crate::sys::route::{Changes, Route};
 
@@ -50,6 +52,7 @@ pub use record::{NetworkId, NetworkRecord, Pool};
 
 use dns::Resolver;
 use firewall::{BridgeRule, Firewall, PortRule};
+use flows::Flows;
 use journal::Journal;
 use record::{EndpointRecord, Forwarding};
 use state::State;
@@ -73,7 +76,7 @@ struct Inner {
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
     route: SharedRoute,
-    conntrack: Mutex<Option<Conntrack>>,
+    flows: Flows,
     resolver: Arc<Resolver>,
     /// One network is made or removed at a time, so that two cannot choose the same subnet.
     changing: tokio::sync::Mutex<()>,
@@ -123,7 +126,7 @@ impl Networks {
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
                 route: SharedRoute::default(),
-                conntrack: Mutex::default(),
+                flows: Flows::default(),
                 resolver: Arc::new(Resolver::new(resolv_conf)),
                 changing: tokio::sync::Mutex::default(),
             }),
@@ -172,8 +175,10 @@ impl Networks {
         let mut state = lock(&self.inner.state);
         let mut ours: BTreeMap<String, String> = BTreeMap::new();
         for (id, record) in &state.endpoints {
-            for index in 0..record.leases.len() {
-                ours.insert(bridge::port_name(tag, id, index), id.clone());
+            for lease in &record.leases {
+                for name in bridge::port_names(tag, id, &lease.network) {
+                    ours.insert(name, id.clone());
+                }
             }
         }
         let bridges: BTreeSet<String> = state
@@ -190,7 +195,7 @@ impl Networks {
         for link in links {
             // The lengths keep engines apart whose tag is a beginning of another's.
             let is_port = link.name.starts_with(&bridge::port_prefix(tag))
-                && link.name.len() == bridge::port_prefix(tag).len() + 9;
+                && link.name.len() == bridge::port_prefix(tag).len() + 8;
             let is_bridge = link.name.starts_with(&bridge::prefix(tag))
                 && link.name.len() == bridge::prefix(tag).len() + 8;
             match ours.get(&link.name) {

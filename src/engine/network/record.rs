@@ -68,7 +68,8 @@ pub struct Lease {
 /// A host port that leads into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// `None` is every address of the host.
+    /// As the user wrote it: `None` is every address of the host, `0.0.0.0` and `::` are every one
+    /// of that family.
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
     pub container_port: u16,

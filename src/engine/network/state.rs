@@ -237,7 +237,7 @@ pub fn rules(ports: &[Published], containers: [Option<IpAddr>; 2]) -> Vec<PortRu
                 continue;
             }
             rules.push(PortRule {
-                host_ip: port.host_ip,
+                host_ip: port.host_ip.filter(|host| !host.is_unspecified()),
                 host_port: port.host_port,
                 protocol: port.protocol,
                 container,

@@ -7,7 +7,7 @@ use std::fs;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -518,12 +518,23 @@ async fn names(host: &Host) {
     {
         assert!(Instant::now() < until, "the new servers are not asked");
     }
+    // Servers of the container's own are asked from its place on the network.
+    within(&one_ns, || upstream(&address(&one).to_string(), Some(HOST)));
+    let mut own = Container::new("own-1", &["front"]);
+    own.dns = vec![address(&one)];
+    let (own_ns, _) = own.start(networks).await;
+    let answer = ask(&own_ns, "example.org.", RecordType::A).unwrap();
+    assert_eq!(addresses_in(&answer), [IpAddr::from(HOST)]);
+    let mut foreign = Container::new("foreign-1", &["back"]);
+    foreign.dns = vec![address(&one)];
+    let (foreign_ns, _) = foreign.start(networks).await;
+    assert!(ask(&foreign_ns, "example.org.", RecordType::A).is_err());
     // Nothing of the outside for an internal network (CVE-2024-29018).
     let answer = ask(&shut_ns, "example.org.", RecordType::A).unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
 
     // The container's own name server fits beside (N28).
-    within(&one_ns, || {
+    within(&db_ns, || {
         UdpSocket::bind("0.0.0.0:53").unwrap();
         TcpListener::bind("0.0.0.0:53").unwrap();
     });
@@ -637,15 +648,20 @@ fn a_restart_keeps_addresses_ports_and_names() {
         let web = Container::new("web-1", &["front"]).publish(None, 18080, 8080, Protocol::Tcp);
         let (netns, attachment) = web.start(&host.networks).await;
         echo(&netns, 8080);
-        let _held = attachment.reservations;
         host.networks.inner.resolver.stop(&web.id).await;
         let host = host.restart();
         // Even before the container is adopted.
         assert!(within(&outside, || call(HOST, 18080)).is_ok());
-        drop(netns);
-        let path = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
-        assert!(Netns::open(path.as_ref()).await.is_ok());
         assert_eq!(host.networks.list()[0].containers, ["web-1"]);
+        let path = format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd());
+        let again = Netns::open(path.as_ref()).await.unwrap();
+        let adopted = host.networks.adopt(&web.attach(&again)).await.unwrap();
+        assert_eq!(adopted.endpoints, attachment.endpoints);
+        assert_eq!(adopted.ports, attachment.ports);
+        assert_eq!(adopted.resolv_conf, attachment.resolv_conf);
+        assert!(within(&outside, || call(HOST, 18080)).is_ok());
+        let answer = ask(&again, "web-1.", RecordType::A).unwrap();
+        assert_eq!(addresses_in(&answer), [address(&adopted)]);
     });
 }
 
@@ -843,8 +859,7 @@ fn fifty_containers_at_once() {
             }
             let all = tasks.join_all().await;
             let attached = started.elapsed();
-            let mut addresses: Vec<IpAddr> =
-                all.iter().map(|(.., done)| address(done)).collect();
+            let mut addresses: Vec<IpAddr> = all.iter().map(|(.., done)| address(done)).collect();
             addresses.sort();
             addresses.dedup();
             assert_eq!(addresses.len(), 50);
@@ -862,5 +877,222 @@ fn fifty_containers_at_once() {
             );
             io::stderr().write_all(line.as_bytes()).unwrap();
         }
+    });
+}
+
+#[test]
+fn both_families() {
+    on_host(|host| async move {
+        let config = NetworkConfig {
+            name: "dual".to_owned(),
+            enable_ipv4: true,
+            enable_ipv6: true,
+            ..NetworkConfig::default()
+        };
+        host.networks.create(&config).await.unwrap();
+        let again = host.networks.create(&config).await.unwrap();
+        let record = host.networks.record("dual").unwrap();
+        assert_eq!(again, record.id);
+        let accept_ra = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", record.bridge);
+        assert_eq!(fs::read_to_string(accept_ra).unwrap().trim(), "0");
+        let web = Container::new("web-1", &["dual"]).publish(None, 18080, 8080, Protocol::Tcp);
+        let (web_ns, attachment) = web.start(&host.networks).await;
+        let (near_ns, _) = Container::new("near-1", &["dual"])
+            .start(&host.networks)
+            .await;
+        let own = attachment.endpoints[0].ipv6.unwrap();
+        let listener = within(&web_ns, || TcpListener::bind((own, 8080)).unwrap());
+        std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = listener.accept() {
+                // The client may be gone.
+                let _gone = stream.write_all(peer.ip().to_string().as_bytes());
+            }
+        });
+        assert!(within(&near_ns, || call(own, 8080)).is_ok());
+        let gateway = record.pool(true).unwrap().gateway;
+        assert!(call(gateway, 18080).is_ok(), "published by IPv6");
+        assert!(within(&near_ns, || call(gateway, 18080)).is_ok());
+        let answer = ask(&near_ns, "web.", RecordType::AAAA).unwrap();
+        assert_eq!(addresses_in(&answer), [own]);
+    });
+}
+
+#[test]
+fn udp_clients_find_the_container_after_a_restart() {
+    on_host(|host| async move {
+        let outside = outside();
+        host.network("front", false).await;
+        let first = Container::new("one-1", &["front"]).publish(None, 15353, 8053, Protocol::Udp);
+        let (netns, attachment) = first.start(&host.networks).await;
+        echo(&netns, 8053);
+        // One client that keeps its port, as resolvers and phones do: its flow would live on.
+        let client = within(&outside, || {
+            let client = UdpSocket::bind("0.0.0.0:7000").unwrap();
+            client.set_read_timeout(Some(DROPPED)).unwrap();
+            client.connect((HOST, 15353)).unwrap();
+            client
+        });
+        let ask = || {
+            // Refused while nobody listens.
+            client.send(b"?").and_then(|_| client.recv(&mut [0; 64]))
+        };
+        assert!(ask().is_ok());
+        let old = address(&attachment);
+        drop(attachment);
+        host.networks.detach(&first.id).await.unwrap();
+        let second = Container::new("two-1", &["front"]).publish(None, 15353, 8053, Protocol::Udp);
+        let (netns, second) = second.start(&host.networks).await;
+        assert_ne!(address(&second), old);
+        echo(&netns, 8053);
+        let until = Instant::now() + Duration::from_secs(2);
+        while ask().is_err() {
+            assert!(Instant::now() < until, "the old flow leads nowhere");
+        }
+    });
+}
+
+#[test]
+fn an_address_that_moves_is_found_at_once() {
+    on_host(|host| async move {
+        let network = host.network("front", false).await;
+        let IpNet::V4(subnet) = network.pools[0].subnet else {
+            unreachable!("an IPv4 network")
+        };
+        let wanted = IpAddr::V4(subnet.hosts().nth(40).unwrap());
+        let (near_ns, _) = Container::new("near-1", &["front"])
+            .start(&host.networks)
+            .await;
+        for mac in ["02:00:00:00:00:51", "02:00:00:00:00:52"] {
+            let mut moving = Container::new("moving-1", &["front"]);
+            moving.endpoints[0].ipv4_address = Some(wanted);
+            moving.endpoints[0].mac_address = Some(mac.to_owned());
+            let (netns, attachment) = moving.start(&host.networks).await;
+            assert_eq!(attachment.endpoints[0].mac.as_deref(), Some(mac));
+            echo(&netns, 8080);
+            assert!(within(&near_ns, || call(wanted, 8080)).is_ok(), "{mac}");
+            host.networks.detach(&moving.id).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn foreign_tables_that_drop_are_named_and_links_are_guarded() {
+    on_host(|host| async move {
+        let _outside = outside();
+        host.network("front", false).await;
+        assert_eq!(host.networks.warnings().unwrap(), [""; 0]);
+        // No way opens between other links of the host because containers need forwarding.
+        let guarded = Nft::open().unwrap().elements(TABLE, "guarded").unwrap();
+        assert!(
+            guarded.iter().any(|(key, _)| key.starts_with(b"uplink\0")),
+            "{guarded:?}"
+        );
+        let mut batch = crate::sys::nft::Batch::new("strict");
+        batch.add_table(0);
+        batch.add_base_chain(
+            "forward",
+            crate::sys::nft::ChainKind::Filter,
+            crate::sys::nft::Hook::Forward,
+            0,
+            crate::sys::nft::Verdict::Drop,
+        );
+        Nft::open().unwrap().commit(batch).unwrap();
+        let warnings = host.networks.warnings().unwrap();
+        assert!(warnings[0].contains("inet strict forward"), "{warnings:?}");
+    });
+}
+
+#[test]
+fn a_running_container_joins_and_leaves_networks() {
+    on_host(|host| async move {
+        host.network("front", false).await;
+        host.network("back", false).await;
+        let networks = &host.networks;
+        let mut web = Container::new("web-1", &["front"]);
+        let (web_ns, before) = web.start(networks).await;
+        let (front_ns, _) = Container::new("front-1", &["front"]).start(networks).await;
+        let (back_ns, _) = Container::new("back-1", &["back"]).start(networks).await;
+        echo(&web_ns, 8080);
+        // A connection that must not notice.
+        let listener = within(&web_ns, || TcpListener::bind("0.0.0.0:8081").unwrap());
+        let target = SocketAddr::new(address(&before), 8081);
+        let mut held = within(&front_ns, || {
+            TcpStream::connect_timeout(&target, DROPPED).unwrap()
+        });
+        let (mut server, _) = listener.accept().unwrap();
+
+        web.endpoints = Container::new("web-1", &["back", "front"]).endpoints;
+        let joined = networks.adopt(&web.attach(&web_ns)).await.unwrap();
+        let in_back = joined.endpoints[0].ipv4.unwrap();
+        assert_eq!(joined.endpoints[1], before.endpoints[0]);
+        assert!(within(&back_ns, || call(in_back, 8080)).is_ok());
+        let answer = ask(&back_ns, "web.", RecordType::A).unwrap();
+        assert_eq!(addresses_in(&answer), [in_back]);
+        held.write_all(b"still").unwrap();
+        let mut buffer = [0; 5];
+        server.read_exact(&mut buffer).unwrap();
+
+        web.endpoints.remove(1);
+        networks.adopt(&web.attach(&web_ns)).await.unwrap();
+        assert!(within(&front_ns, || call(address(&before), 8080)).is_err());
+        assert!(within(&back_ns, || call(in_back, 8080)).is_ok());
+        let answer = ask(&web_ns, "front-1.", RecordType::A);
+        assert!(answer.is_err() || answer.unwrap().answers.is_empty());
+        networks
+            .detach(&Container::new("front-1", &[]).id)
+            .await
+            .unwrap();
+        networks.remove("front").await.unwrap();
+    });
+}
+
+#[test]
+fn a_restart_does_not_wait_for_the_last_link() {
+    on_host(|host| async move {
+        host.network("front", false).await;
+        let (near_ns, _) = Container::new("near-1", &["front"])
+            .start(&host.networks)
+            .await;
+        let web = Container::new("web-1", &["front"]);
+        // Namespaces that somebody keeps, as a debugger does, with their links.
+        let mut kept = Vec::new();
+        for _ in 0..6 {
+            let (netns, attachment) = web.start(&host.networks).await;
+            echo(&netns, 8080);
+            let ip = address(&attachment);
+            assert!(within(&near_ns, || call(ip, 8080)).is_ok());
+            host.networks.detach(&web.id).await.unwrap();
+            kept.push(netns);
+        }
+        until_links_are(&{
+            let mut names = names_of_links();
+            let near = bridge::port_names(TAG, &Container::new("near-1", &[]).id, "front");
+            names.retain(|name| name.starts_with("wh") || near.contains(name));
+            names
+        })
+        .await;
+    });
+}
+
+#[test]
+fn neighbours_are_kept_apart_without_icc() {
+    on_host(|host| async move {
+        let mut config = NetworkConfig {
+            name: "apart".to_owned(),
+            enable_ipv4: true,
+            ..NetworkConfig::default()
+        };
+        let option = "com.docker.network.bridge.enable_icc".to_owned();
+        config.driver_opts.insert(option, "false".to_owned());
+        host.networks.create(&config).await.unwrap();
+        let (one_ns, one) = Container::new("one-1", &["apart"])
+            .start(&host.networks)
+            .await;
+        let (two_ns, _) = Container::new("two-1", &["apart"])
+            .start(&host.networks)
+            .await;
+        echo(&one_ns, 8080);
+        assert!(within(&two_ns, || call(address(&one), 8080)).is_err());
+        assert!(call(address(&one), 8080).is_ok(), "the host still may");
     });
 }

@@ -293,3 +293,104 @@ fn privileged_namespaces_are_shared_by_path() {
     first.exited();
     first.release();
 }
+
+#[test]
+fn privileged_nothing_of_the_starter_is_inherited() {
+    if !is_privileged() {
+        return;
+    }
+    // S20: the same test again, under a shell that has every bad habit.
+    if std::env::var_os("WHARF_TEST_ALONE").is_none() {
+        let name = "shim::tests::hostile::privileged_nothing_of_the_starter_is_inherited";
+        let script = format!(
+            "trap '' INT PIPE CHLD USR1 HUP; umask 077; exec 7</etc/passwd 9</dev/null; \
+             exec nice -n 7 taskset 1 /proc/$PPID/exe --exact {name} --nocapture"
+        );
+        let alone = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .env("WHARF_TEST_ALONE", "1")
+            .output()
+            .unwrap();
+        assert!(
+            alone.status.success(),
+            "{}",
+            String::from_utf8_lossy(&alone.stderr)
+        );
+        return;
+    }
+    let rig = Rig::new();
+    let script = "cat /proc/self/status; cat /proc/self/stat; ls /proc/self/fd; env; cat /proc/self/oom_score_adj";
+    let (_, out, _) = rig.run(script);
+    for expected in [
+        "SigIgn:\t0000000000000000",
+        "SigBlk:\t0000000000000000",
+        "Umask:\t0022",
+        "\n0\n1\n2\n",
+    ] {
+        assert!(out.contains(expected), "{expected:?} is not in {out}");
+    }
+    assert!(!out.contains("WHARF_TEST_ALONE"), "{out}");
+    assert!(out.ends_with("\n0\n"), "{out}");
+    let stat = out.lines().find(|line| line.contains(" (cat) ")).unwrap();
+    let nice = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(16)
+        .unwrap();
+    assert_eq!(nice, "0");
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    assert!(
+        out.contains(&format!("Cpus_allowed_list:\t{}", online.trim())),
+        "{out}"
+    );
+}
+
+#[test]
+fn privileged_a_race_for_a_mount_point_stays_inside() {
+    if !is_privileged() {
+        return;
+    }
+    use std::sync::atomic::{AtomicBool, Ordering};
+    // S5: the parent of a mount point is exchanged with a link to the outside, again and again.
+    let rig = Rig::new();
+    let volume = rig.path().join("volume");
+    let outside = rig.path().join("outside");
+    std::fs::create_dir_all(volume.join("real")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    symlink(&outside, volume.join("link")).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let (real, link) = (volume.join("real"), volume.join("link"));
+                rustix::fs::renameat_with(rustix::fs::CWD, &real, rustix::fs::CWD, &link, flags)
+                    .unwrap();
+            }
+        });
+        let mut started = 0;
+        for round in 0..100 {
+            let mut running = rig.spawn("true", |bundle| {
+                let mounts = bundle["spec"]["mounts"].as_array_mut().unwrap();
+                mounts.push(json!({"destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"]}));
+                let inner = format!("/volume/real/{round}/deep");
+                mounts.push(json!({"destination": inner, "type": "tmpfs", "source": "tmpfs"}));
+            });
+            // A start may be refused; it may never reach the outside.
+            if let crate::shim::protocol::Event::Started(_) = running.next_event() {
+                started += 1;
+                running.exited();
+                running.release();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(started > 0);
+    });
+    assert_eq!(
+        std::fs::read_dir(&outside).unwrap().count(),
+        0,
+        "something was made outside"
+    );
+}
