@@ -157,20 +157,24 @@ impl TestEnv {
 
     /// The pid of this world's engine, when one runs.
     pub fn engine_pid(&self) -> Option<i32> {
-        kernel::processes()
-            .into_iter()
-            .filter(|process| process.state != 'Z')
-            .find(|process| is_role(&process.command, "engine"))
-            .map(|process| process.pid)
+        pids_in_role(|name| !name.starts_with("wharf-")).first().copied()
+    }
+
+    /// The pids of this world's engines. More than one is a bug, but a short one while a second
+    /// finds the lock taken.
+    pub fn engine_pids(&self) -> Vec<i32> {
+        pids_in_role(|name| !name.starts_with("wharf-"))
     }
 
     /// The pids of this world's shims.
     pub fn shim_pids(&self) -> Vec<i32> {
-        kernel::processes()
-            .into_iter()
-            .filter(|process| process.state != 'Z' && is_role(&process.command, "shim"))
-            .map(|process| process.pid)
-            .collect()
+        pids_in_role(|name| name == "wharf-shim")
+    }
+
+    /// Waits until no container has a process beside it.
+    #[track_caller]
+    pub fn expect_no_shims(&self) {
+        wait::wait_for("all shims to end", || self.shim_pids().is_empty().then_some(()));
     }
 
     /// Ends the projects and the engine, then reports what is left in the kernel and on disk.
@@ -227,9 +231,9 @@ impl TestEnv {
             report.push(format!("cgroup {}", cgroup.display()));
         }
         for (name, root) in [("data", self.data_root()), ("run", self.run_root())] {
-            for file in kernel::files_under(&root) {
-                if !is_empty_store(&file) {
-                    report.push(format!("file {} in the {name} root", file.display()));
+            for path in kernel::entries_under(&root) {
+                if !is_empty_store(&path) {
+                    report.push(format!("{} in the {name} root", path.display()));
                 }
             }
         }
@@ -260,25 +264,23 @@ impl TestEnv {
     }
 }
 
-/// Whether a command line is the given role of our program.
-fn is_role(command: &str, role: &str) -> bool {
-    let mut words = command.split(' ');
-    let program = words.next().unwrap_or_default();
-    let ours = program.ends_with("wharf") || program.starts_with("wharf");
-    ours && (words.next() == Some(role)
-        || program.contains(role)
-        || command.contains(&format!(" {role}")))
-        && !command.contains("engine st")
+/// Processes that are an engine or were forked by one, with the names that those give themselves.
+fn pids_in_role(has_role: impl Fn(&str) -> bool) -> Vec<i32> {
+    kernel::processes()
+        .into_iter()
+        .filter(|process| process.state != 'Z' && process.command.contains(" engine run"))
+        .filter(|process| has_role(&process.name))
+        .map(|process| process.pid)
+        .collect()
 }
 
-/// What stays in the roots of an engine that has nothing: its stores, locks and logs.
-fn is_empty_store(file: &Path) -> bool {
-    let name = file.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    let extension = file.extension().and_then(OsStr::to_str).unwrap_or_default();
-    let n_above = file.components().count() - 1;
+/// Whether a path in an engine's roots is there with no container, volume or network.
+fn is_empty_store(path: &Path) -> bool {
+    const FILES: &[&str] = &["state.redb", "engine.lock", "start.lock", "engine.log"];
     // Content of images stays until it is pruned, as the user expects of `down`.
-    let is_content = file.starts_with("image") || file.starts_with("images");
-    is_content || (n_above <= 1 && matches!(extension, "redb" | "lock" | "log")) || name == "lock"
+    const CONTENT: &[&str] = &["blobs", "snapshots"];
+    FILES.iter().any(|name| path == Path::new(name))
+        || CONTENT.iter().any(|name| path.starts_with(name))
 }
 
 impl Project {

@@ -19,6 +19,8 @@ pub struct Process {
     pub pid: i32,
     /// Arguments joined by spaces; the name in brackets for a zombie or a kernel thread.
     pub command: String,
+    /// What it calls itself, at most 15 bytes.
+    pub name: String,
     /// `State:` of its status file, such as `S` or `Z`.
     pub state: char,
 }
@@ -51,6 +53,7 @@ pub fn processes() -> Vec<Process> {
         found.push(Process {
             pid,
             command,
+            name: status_field(pid, "Name").unwrap_or_default(),
             state: state.chars().next().unwrap_or('?'),
         });
     }
@@ -273,5 +276,21 @@ pub fn files_under(root: &Path) -> Vec<PathBuf> {
         }
     }
     found.sort();
+    found
+}
+
+/// As [`files_under`], and the directories below the first level: those of the first level are part
+/// of an empty store, too.
+pub fn entries_under(root: &Path) -> Vec<PathBuf> {
+    let mut found = files_under(root);
+    for first in fs::read_dir(root).into_iter().flatten().flatten() {
+        for second in fs::read_dir(first.path()).into_iter().flatten().flatten() {
+            if second.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let path = second.path();
+                let relative = path.strip_prefix(root).expect("the walk began there");
+                found.push(relative.to_owned());
+            }
+        }
+    }
     found
 }

@@ -28,7 +28,7 @@ crate::cases! {
 /// Nothing of the failed attempt is running or mounted, and the message is one for people.
 #[track_caller]
 fn nothing_left(env: &TestEnv, run: &Run) {
-    assert!(env.shim_pids().is_empty(), "{run}");
+    env.expect_no_shims();
     for noise in ["panicked", "RUST_BACKTRACE", "Os {", "Error {", "unwrap()"] {
         assert!(!run.stderr.contains(noise), "{run}");
     }

@@ -163,12 +163,7 @@ fn fifty_clients_from_cold_give_one_engine(env: &TestEnv) {
     let project = env.project("cold", SLEEPERS);
     let clients = (0..50).map(|_| spawn(&project, &["ps"])).collect();
     all_succeed(clients);
-    let engines: Vec<_> = kernel::processes()
-        .into_iter()
-        .filter(|process| process.state != 'Z')
-        .map(|process| process.command)
-        .filter(|command| command.contains("engine"))
-        .collect();
+    let engines = env.engine_pids();
     assert_eq!(engines.len(), 1, "{engines:?}");
 }
 

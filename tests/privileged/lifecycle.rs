@@ -49,10 +49,11 @@ fn up_runs_the_processes_and_down_leaves_nothing(env: &TestEnv) {
         assert_ne!(kernel::namespace(one, kind), kernel::namespace(two, kind));
     }
     assert!(!kernel::cgroups(&env.tag()).is_empty());
+    assert_eq!(env.shim_pids().len(), 2);
     project.down();
     assert!(kernel::pids_of("sleep 1001").is_empty());
     assert!(kernel::pids_of("sleep 1002").is_empty());
-    assert!(env.shim_pids().is_empty());
+    env.expect_no_shims();
     assert_eq!(project.ps().len(), 0);
 }
 
@@ -384,5 +385,5 @@ services:
     let run = project.wharf(&["up", "-d"]);
     assert_ne!(run.code, 0, "{run}");
     assert!(run.stderr.contains("/no/such/program"), "{run}");
-    assert!(env.shim_pids().is_empty());
+    env.expect_no_shims();
 }

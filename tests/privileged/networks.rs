@@ -472,7 +472,7 @@ fn a_port_conflict_names_the_holder_and_leaves_nothing(env: &TestEnv) {
     let project = env.project("conflict", &compose);
     let me = std::process::id().to_string();
     project.wharf(&["up", "-d"]).fails_saying(&["7001", &me]);
-    assert_eq!(env.shim_pids(), Vec::<i32>::new());
+    env.expect_no_shims();
     drop(listener);
     project.up();
     expect_page("http://127.0.0.1:7001/", "hello");

@@ -288,5 +288,5 @@ services:
 ",
     );
     project.wharf(&["up", "-d"]).fails_saying(&["cycle"]);
-    assert_eq!(env.shim_pids(), Vec::<i32>::new());
+    env.expect_no_shims();
 }
