@@ -78,7 +78,7 @@ fn expect_page(url: &str, page: &str) {
 /// A page, asked from inside a container.
 fn wget(project: &Project, service: &str, url: &str) -> Result<String, i32> {
     let run = project.wharf(&[
-        "exec", "-T", service, "wget", "-q", "-T", "2", "-O", "-", url,
+        "exec", "-T", service, "timeout", "3", "wget", "-q", "-O", "-", url,
     ]);
     if run.code == 0 {
         Ok(run.stdout.trim().to_owned())
