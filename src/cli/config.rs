@@ -117,6 +117,7 @@ pub fn run(
     options.normalize = !args.no_normalize;
     options.resolve_paths = !args.no_path_resolution;
     options.consistency = !args.no_consistency;
+    options.check_values = false;
     options.resolve_environment = !args.no_env_resolution;
     if args.profiles || args.variables {
         // Both speak of the files as a whole, whatever is switched on.

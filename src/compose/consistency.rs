@@ -497,6 +497,9 @@ fn container_names(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Longest cycle that is shown whole.
+const MAX_SHOWN: usize = 40;
+
 /// Reports one cycle of dependencies, with its path (V4).
 fn cycles(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     #[derive(Clone, Copy, PartialEq)]
@@ -538,6 +541,9 @@ fn cycles(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
                         let from = stack.iter().position(|(n, _)| *n == to).unwrap_or(0);
                         let mut names: Vec<&str> = stack[from..].iter().map(|(n, _)| *n).collect();
                         names.push(to);
+                        if names.len() > MAX_SHOWN {
+                            names.splice(MAX_SHOWN / 2..names.len() - MAX_SHOWN / 2, ["…"]);
+                        }
                         diagnostics.push(
                             error(
                                 "dependency-cycle",

@@ -172,7 +172,10 @@ fn project(
     let mut project = bind::project(
         &root,
         name,
-        options.interpolate,
+        bind::Strictness {
+            templates: !options.interpolate,
+            refuse: options.check_values,
+        },
         options.resolve_environment,
         &mut session.diagnostics,
     );

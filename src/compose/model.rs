@@ -174,9 +174,12 @@ impl<'a> Session<'a> {
             let Some(documents) = self.documents(path, None) else {
                 continue;
             };
+            // A file of a model is rarely read a second time, and then it is parsed again: that is
+            // cheaper than a copy of every file.
+            self.parsed.remove(path);
+            let documents = Rc::try_unwrap(documents).unwrap_or_else(|shared| (*shared).clone());
             let mut versions = 0;
-            for document in documents.iter() {
-                let mut document = document.clone();
+            for mut document in documents {
                 if document.is_null() {
                     continue;
                 }
@@ -234,8 +237,37 @@ impl<'a> Session<'a> {
                 environment: model.environment,
             }
             .project(&mut merged);
+            self.resolve_watched(&mut merged);
         }
         Some(merged)
+    }
+
+    /// Watched paths are named by the kernel without symbolic links, so the first link in one is
+    /// resolved (H1). What does not exist stays as it is.
+    fn resolve_watched(&self, root: &mut Node) {
+        let services = root.get_mut("services").and_then(Node::as_map_mut);
+        for service in services.into_iter().flat_map(Map::values_mut) {
+            let rules = service.get_mut("develop").and_then(|d| d.get_mut("watch"));
+            for rule in rules.and_then(Node::as_list_mut).into_iter().flatten() {
+                let Some(path) = rule.get_mut("path") else {
+                    continue;
+                };
+                let Some(text) = path.as_str() else { continue };
+                let whole = Path::new(text);
+                let mut prefixes: Vec<&Path> = whole.ancestors().collect();
+                prefixes.reverse();
+                let linked = prefixes.into_iter().find_map(|prefix| {
+                    let real = self.files.canonicalize(prefix).ok()?;
+                    (real != prefix).then(|| (real, whole.strip_prefix(prefix).ok()))
+                });
+                if let Some((real, Some(rest))) = linked {
+                    let resolved = real.join(rest);
+                    // Joining nothing leaves a slash at the end.
+                    let text = resolved.to_string_lossy().trim_end_matches('/').to_owned();
+                    path.value = Value::Text(text);
+                }
+            }
+        }
     }
 
     /// Names of resources become parts of file names and labels.

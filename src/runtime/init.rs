@@ -33,7 +33,7 @@ pub fn split(has_terminal: bool) -> io::Result<()> {
         Side::Parent(program) => {
             process::set_name(c"wharf-init");
             // Where this is not process 1 (`pid: host`), orphans come here all the same.
-            let _ = process::set_subreaper(Some(()));
+            let _ = process::become_subreaper();
             fd::close_inherited(0, &[]);
             supervise(program)
         }

@@ -204,10 +204,16 @@ impl Shim {
 }
 
 fn wait_readable(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) {
+    let mut fds = [PollFd::from_borrowed_fd(fd, events)];
+    // An interrupted wait is a short one: the callers look again.
+    let _ = poll(&mut fds, Some(&until(deadline)));
+}
+
+/// The time left, as `poll` wants it.
+pub(super) fn until(deadline: Instant) -> Timespec {
     let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = Timespec {
+    Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(left.subsec_nanos()),
-    };
-    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, events)], Some(&timeout));
+    }
 }

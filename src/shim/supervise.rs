@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
 use crate::runtime::cgroup::Cgroup;
@@ -21,7 +21,7 @@ use crate::runtime::rootfs::Overlay;
 use crate::runtime::seccomp::{self, Filter};
 use crate::runtime::start::{self, Container};
 use crate::shim::connection::Connection;
-use crate::shim::ending::OOM_LAST;
+use crate::shim::ending::{OOM_LAST, until};
 use crate::shim::execs::{Exec, Phase as ExecPhase, Step};
 use crate::shim::output::{LogFile, Output, Pumped};
 use crate::shim::protocol::log::Stream;
@@ -228,7 +228,7 @@ impl Shim {
         held: Vec<OwnedFd>,
         default_filter: Filter,
     ) -> Result<Shim, StartFailure> {
-        process::set_subreaper(Some(())).map_err(own("become a subreaper"))?;
+        process::become_subreaper().map_err(own("become a subreaper"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&spawn.dir, flags, Mode::empty())
             .map_err(|error| own("open the run directory")(error.into()))?;
@@ -364,13 +364,7 @@ impl Shim {
         add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
         add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
 
-        let timeout = self.next_timer().map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            }
-        });
+        let timeout = self.next_timer().map(until);
         // EINTR and the like are a round without news.
         let _ = poll(&mut fds, timeout.as_ref());
         sources

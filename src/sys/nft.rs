@@ -445,8 +445,10 @@ impl Nft {
     /// Of the calling thread's namespace.
     pub fn open() -> io::Result<Nft> {
         let socket = Socket::open(Family::Netfilter)?;
-        // Refused without CAP_NET_ADMIN, when nothing else will work either.
-        setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)?;
+        if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES).is_err() {
+            // In a user namespace the host's limit holds: as much of it as there is.
+            setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+        }
         Ok(Nft { socket })
     }
 

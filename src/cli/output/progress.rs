@@ -28,6 +28,8 @@ pub enum ProgressMode {
 pub struct Progress {
     mode: ProgressMode,
     output: Output,
+    /// `--quiet-pull`: how images are fetched is not shown.
+    hides_images: bool,
     drawn: Option<Drawn>,
 }
 
@@ -60,13 +62,29 @@ impl Progress {
         Progress {
             mode,
             output,
+            hides_images: false,
             drawn,
         }
     }
 
+    /// Leaves out how images are fetched.
+    pub fn without_images(mut self) -> Progress {
+        self.hides_images = true;
+        self
+    }
+
     /// Shows a report; those that end a command, and plans, are the caller's.
     pub fn show(&mut self, report: &Report) {
+        let is_about_image = matches!(
+            report,
+            Report::Image { .. }
+                | Report::Progress {
+                    subject: Subject::Image(_),
+                    ..
+                }
+        );
         match report {
+            _ if is_about_image && self.hides_images => (),
             Report::Progress {
                 subject,
                 status,
@@ -273,6 +291,7 @@ mod tests {
             output: Output {
                 ansi: super::super::Ansi::Never,
             },
+            hides_images: false,
             drawn: Some(Drawn {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
                 lines: HashMap::new(),

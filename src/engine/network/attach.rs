@@ -20,7 +20,7 @@ use super::flows::Stale;
 use super::link;
 use super::netns::Netns;
 use super::port;
-use super::record::{EndpointRecord, Lease, Published};
+use super::record::{EndpointRecord, Family, Lease, Published};
 use super::state;
 use super::{Networks, lock};
 use crate::compose::PortBinding;
@@ -276,7 +276,11 @@ impl Networks {
     fn reserve(&self, container: &Attach<'_>) -> Result<Vec<port::Reservation>, NetworkError> {
         let has_gateway = {
             let state = lock(&self.inner.state);
-            [false, true].map(|is_v6| state.gateway_endpoint(container.endpoints, is_v6).is_some())
+            Family::BOTH.map(|family| {
+                state
+                    .gateway_endpoint(container.endpoints, family)
+                    .is_some()
+            })
         };
         // From an internal network nothing is published, as in Docker.
         if has_gateway == [false, false] {
@@ -313,17 +317,22 @@ impl Networks {
             container.to_owned(),
         );
         tokio::task::spawn_blocking(move || {
-            super::with_route(&route, |route| {
-                for link in &links {
-                    link::make(route, &netns, link, &id)?;
-                }
-                Ok(())
+            let host_names = super::with_route(&route, |route| {
+                links
+                    .iter()
+                    .map(|link| link::make(route, &netns, link, &id))
+                    .collect::<Result<Vec<String>, _>>()
             })?;
             // In the container's own namespace and by its own socket, beside other containers.
             for link in &links {
                 link::configure(&netns, link)?;
             }
-            Ok(())
+            super::with_route(&route, |route| {
+                for (link, host_name) in links.iter().zip(&host_names) {
+                    link::settle(route, &netns, link, host_name)?;
+                }
+                Ok(())
+            })
         })
         .await
         .map_err(|_panicked| NetworkError::CutOff {
@@ -457,7 +466,7 @@ impl Networks {
             })
             .collect();
         let host_gateway = state
-            .gateway_endpoint(container.endpoints, false)
+            .gateway_endpoint(container.endpoints, Family::V4)
             .map(|(_, network)| network)
             .or_else(|| {
                 let first = record.leases.first()?;

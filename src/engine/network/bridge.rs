@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::error::NetworkError;
-use super::record::{NetworkId, NetworkRecord};
+use super::record::{Family, NetworkId, NetworkRecord};
 use crate::sys::netlink::Refusal;
 use crate::sys::route::{Changes, LinkLocal, Mac, Route};
 
@@ -171,7 +171,7 @@ fn settings(record: &NetworkRecord) -> Result<(), NetworkError> {
         // A container must not be able to give the host a default route (CVE-2020-13401).
         write(&conf("ipv6", "accept_ra"), "0")?;
     }
-    if !record.config.internal && record.pool(false).is_some() {
+    if !record.config.internal && record.pool(Family::V4).is_some() {
         // Lets answers to 127.0.0.1 back in. Forged packets are dropped by the table's first chain.
         write(&conf("ipv4", "route_localnet"), "1")?;
     }

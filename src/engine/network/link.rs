@@ -12,6 +12,7 @@ use super::attach::Attach;
 use super::bridge;
 use super::error::NetworkError;
 use super::netns::Netns;
+use super::record::Family;
 use super::state::State;
 use crate::plan::EndpointConfig;
 use crate::sys::netlink::Refusal;
@@ -72,9 +73,9 @@ pub fn plan(
         }
         used.push(name.clone());
     }
-    let is_gateway = |endpoint: &EndpointConfig, is_v6: bool| {
+    let is_gateway = |endpoint: &EndpointConfig, family: Family| {
         state
-            .gateway_endpoint(container.endpoints, is_v6)
+            .gateway_endpoint(container.endpoints, family)
             .is_some_and(|(chosen, _)| std::ptr::eq(chosen, endpoint))
     };
     let is_filtered = !container.ports.is_empty() && bridge::is_filtered();
@@ -97,12 +98,12 @@ pub fn plan(
         };
         let mut addresses = Vec::new();
         let mut gateways = Vec::new();
-        for (is_v6, address) in [(false, lease.ipv4), (true, lease.ipv6)] {
-            let (Some(address), Some(pool)) = (address, network.pool(is_v6)) else {
+        for family in Family::BOTH {
+            let (Some(address), Some(pool)) = (lease.address(family), network.pool(family)) else {
                 continue;
             };
             addresses.extend(IpNet::new(address, pool.subnet.prefix_len()));
-            if is_gateway(endpoint, is_v6) {
+            if is_gateway(endpoint, family) {
                 gateways.push(pool.gateway);
             }
         }
@@ -139,13 +140,14 @@ fn link_error(action: &'static str, name: &str) -> impl FnOnce(Refusal) -> Netwo
     }
 }
 
-/// Makes the link in one request: both ends named, in their places, enslaved.
+/// Makes the link in one request: both ends named, in their places, enslaved. Gives the name of the
+/// host's end.
 pub fn make(
     route: &mut Route,
     netns: &Netns,
     link: &LinkPlan,
     container: &str,
-) -> Result<(), NetworkError> {
+) -> Result<String, NetworkError> {
     let master = route
         .link(&link.bridge)
         .map_err(link_error("find", &link.bridge))?
@@ -161,11 +163,7 @@ pub fn make(
             mtu: link.mtu,
             master,
             peer_netns: netns.as_fd(),
-            alias: container,
         });
-        if link.port != Port::default() {
-            changes.set_port(host_name, link.port);
-        }
         match route.apply(changes) {
             Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
                 // Either name may be the one that exists; only another name for this end helps.
@@ -173,7 +171,19 @@ pub fn make(
                     return Err(link_error("create", &link.name)(refusal));
                 }
             }
-            outcome => return outcome.map_err(link_error("create", host_name)),
+            Err(refusal) => return Err(link_error("create", host_name)(refusal)),
+            Ok(()) => {
+                // Only now: a dead link of that name would be woken up.
+                let mut changes = Changes::default();
+                changes.bring_up_port(host_name, container);
+                if link.port != Port::default() {
+                    changes.set_port(host_name, link.port);
+                }
+                return route
+                    .apply(changes)
+                    .map(|()| host_name.clone())
+                    .map_err(link_error("bring up", host_name));
+            }
         }
     }
     // Every name is taken by a link that somebody keeps: the oldest gives way.
@@ -232,8 +242,9 @@ pub fn converge(
             link.name = format!("eth{number}");
             number += 1;
         }
-        make(route, netns, &link, container)?;
+        let host_name = make(route, netns, &link, container)?;
         configure(netns, &link)?;
+        settle(route, netns, &link, &host_name)?;
         inside.push(link.name);
     }
     Ok(())
@@ -276,14 +287,10 @@ fn restore_port(
         .map_err(link_error("restore", &found.name))
 }
 
-/// Inside the container. Addresses come before the link goes up, because going up announces them.
+/// Inside the container.
 pub fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
     netns.with_route(|route| {
-        let index = route
-            .link(&link.name)
-            .map_err(link_error("find", &link.name))?
-            .ok_or_else(|| NetworkError::NotFound(link.name.clone()))?
-            .index;
+        let index = inner_index(route, link)?;
         let mut changes = Changes::default();
         for address in &link.addresses {
             changes.add_address(index, *address);
@@ -301,6 +308,39 @@ pub fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
             .apply(changes)
             .map_err(link_error("configure", &link.name))
     })
+}
+
+/// Sees to it that frames pass when this returns, and that neighbours know who has the address now.
+///
+/// Both ends are up, but the kernel acts on that in the background: the bridge opens the port, and
+/// each end its queue, up to seconds later on a busy machine, and a first packet lost by then costs
+/// its sender a second. Asking for a link makes the kernel act at once.
+pub fn settle(
+    route: &mut Route,
+    netns: &Netns,
+    link: &LinkPlan,
+    host_name: &str,
+) -> Result<(), NetworkError> {
+    route
+        .link(host_name)
+        .map_err(link_error("find", host_name))?;
+    netns.with_route(|route| {
+        let index = inner_index(route, link)?;
+        let mut changes = Changes::default();
+        changes.announce(index, link.mac);
+        route
+            .apply(changes)
+            .map_err(link_error("announce", &link.name))
+    })
+}
+
+fn inner_index(route: &mut Route, link: &LinkPlan) -> Result<u32, NetworkError> {
+    let found = route
+        .link(&link.name)
+        .map_err(link_error("find", &link.name))?;
+    found
+        .map(|found| found.index)
+        .ok_or_else(|| NetworkError::NotFound(link.name.clone()))
 }
 
 pub fn delete(route: &mut Route, index: u32) -> Result<(), NetworkError> {

@@ -219,7 +219,7 @@ fn privileged_binds_and_read_only_roots() {
         bundle["spec"]["mounts"].as_array_mut().unwrap().push(mount)
     };
     let (_, out, err) = rig.run_with("echo x > /ro/file; echo y > /rw/new; cat /one; touch /etc/x; touch /tmp/t && echo tmp; cat /run/secrets/s", |bundle| {
-        add(bundle, bind("/ro", &shared, &["rbind", "ro"]));
+        add(bundle, bind("/ro", &shared, &["rbind", "ro", "rro"]));
         add(bundle, bind("/rw", &shared, &["rbind"]));
         add(bundle, bind("/one", &shared.join("file"), &["bind", "ro"]));
         add(bundle, json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "mode=1777"]}));
@@ -392,5 +392,78 @@ fn privileged_a_race_for_a_mount_point_stays_inside() {
         std::fs::read_dir(&outside).unwrap().count(),
         0,
         "something was made outside"
+    );
+}
+
+#[test]
+fn privileged_read_only_reaches_below_where_it_is_asked_to() {
+    if !is_privileged() {
+        return;
+    }
+    use crate::sys::mount::{self, Change, Depth, Propagation};
+    // A namespace of this thread's own; the spawner is forked from it.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS)
+        .unwrap();
+    let private = Change {
+        propagation: Some(Propagation::Private),
+        ..Change::default()
+    };
+    mount::set_root_attributes(Depth::Tree, private).unwrap();
+    let rig = Rig::new();
+    let nested = rig.path().join("source/nested");
+    std::fs::create_dir_all(&nested).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", &nested, "tmpfs", flags, c"").unwrap();
+    let script = "for dir in all top none; do for place in . nested; do \
+        touch /$dir/$place/x 2>/dev/null && echo $dir $place; done; done; touch /flat/nested/x && echo flat";
+    let (_, out, _) = rig.run_with(script, |bundle| {
+        let mounts = bundle["spec"]["mounts"].as_array_mut().unwrap();
+        let cases: [(&str, &[&str]); 4] =
+            [("all", &["rbind", "ro", "rro"]), ("top", &["rbind", "ro"]), ("none", &["rbind"]), ("flat", &["bind"])];
+        for (name, options) in cases {
+            let source = rig.path().join("source");
+            mounts.push(json!({"destination": format!("/{name}"), "type": "bind", "source": source, "options": options}));
+        }
+    });
+    assert_eq!(out, "top nested\nnone .\nnone nested\nflat\n");
+    assert!(rig.path().join("source/nested/x").exists());
+    rustix::mount::unmount(&nested, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(
+        rig.path().join("source/nested/x").exists(),
+        "a plain bind shows what is below the mount"
+    );
+}
+
+#[test]
+fn privileged_a_filter_that_denies_all_still_gives_a_reason() {
+    if !is_privileged() {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let rig = Rig::new();
+    let program = rig.image().join("bin/broken");
+    std::fs::write(&program, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let plain = rig.fails(|bundle| bundle["spec"]["process"]["args"] = json!(["broken"]));
+    assert_eq!(
+        (plain.kind, plain.message.as_str()),
+        (
+            FailureKind::CommandNotFound,
+            "exec /bin/broken: no such file or directory"
+        )
+    );
+    let strict = rig.fails(|bundle| {
+        bundle["spec"]["process"]["args"] = json!(["broken"]);
+        bundle["spec"]["process"]["noNewPrivileges"] = json!(true);
+        bundle["spec"]["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+            "syscalls": [{"names": ["execve", "exit", "exit_group"], "action": "SCMP_ACT_ALLOW"}],
+        });
+    });
+    assert_eq!(
+        (strict.kind, strict.errno),
+        (FailureKind::CommandNotFound, libc::ENOENT),
+        "{strict}"
     );
 }

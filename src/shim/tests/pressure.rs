@@ -199,3 +199,35 @@ fn privileged_a_prompt_without_a_newline_is_in_the_log() {
     assert_eq!(running.output().0, "name? hello you\n");
     running.release();
 }
+
+#[test]
+fn privileged_fifty_at_once() {
+    if !is_privileged() {
+        return;
+    }
+    let rig = Rig::new();
+    let mut all: Vec<_> = (0..50)
+        .map(|n| {
+            rig.spawn(
+                &format!("trap 'exit {n}' TERM; echo {n}; while :; do sleep 0.1; done"),
+                |_| {},
+            )
+        })
+        .collect();
+    for running in &mut all {
+        running.started();
+    }
+    for (n, running) in all.iter().enumerate() {
+        running.expect_output(&n.to_string());
+    }
+    for running in &mut all {
+        running.done(Call::Stop {
+            signal: libc::SIGTERM,
+            grace_ms: 15_000,
+        });
+    }
+    for (n, running) in all.iter_mut().enumerate() {
+        assert_eq!(running.exited().code, i32::try_from(n).unwrap());
+        running.release();
+    }
+}
