@@ -19,12 +19,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 
 use crate::cli::Boot;
 use crate::engine::{Engine, EngineError, Roots, chain};
 use crate::sys::mount;
+
+/// How long an engine that has the lock may take until it answers or ends.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -108,7 +112,11 @@ fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
     detach(roots)?;
     enter_own_cgroup(roots);
     let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
-    let _lock = lock(&roots.run.join("engine.lock"))?;
+    let Some(_lock) = lock(roots)? else {
+        // Shims and commands may start an engine in the same moment; ours is not needed.
+        on_ready();
+        return Ok(());
+    };
     // The engine's own mounts, if it makes any, are nobody else's to see.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(io::Error::from)
@@ -251,27 +259,39 @@ fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Takes the engine's lock for life.
-fn lock(path: &Path) -> Result<File, BootError> {
+/// Takes the engine's lock for life; `None` when another engine has it and answers.
+///
+/// Whoever holds the lock either begins to answer or ends: both within a moment, and neither is told
+/// by an event that the other would not hide.
+fn lock(roots: &Roots) -> Result<Option<File>, BootError> {
+    let path = roots.run.join("engine.lock");
+    let failed = |source| BootError::Path {
+        path: path.display().to_string(),
+        source,
+    };
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(path)
-        .map_err(|source| BootError::Path {
-            path: path.display().to_string(),
-            source,
-        })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked {
-            path: path.display().to_string(),
-        }),
-        Err(error) => Err(BootError::Path {
-            path: path.display().to_string(),
-            source: error.into(),
-        }),
+        .open(&path)
+        .map_err(failed)?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        if std::os::unix::net::UnixStream::connect(&roots.socket).is_ok() {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Err(BootError::Locked {
+                path: path.display().to_string(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

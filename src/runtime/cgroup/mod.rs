@@ -533,11 +533,16 @@ pub fn leave(path: &Path, pid: i32) -> Result<(), CgroupError> {
             source,
         }
     })?;
+    // Containers that go on without an engine keep their directories: a cgroup that is not empty
+    // cannot be removed.
+    let flags = rustix::fs::AtFlags::REMOVEDIR;
     for directory in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
-        // Containers that go on without an engine keep their directories.
-        let flags = rustix::fs::AtFlags::REMOVEDIR;
-        if rustix::fs::unlinkat(&hierarchies.v2, directory, flags).is_err() {
-            break;
+        let _ = rustix::fs::unlinkat(&hierarchies.v2, directory, flags);
+        for mount in limits::CONTROLLERS
+            .iter()
+            .filter_map(|controller| hierarchies.v1(controller))
+        {
+            let _ = rustix::fs::unlinkat(CWD, mount.join(directory), flags);
         }
     }
     Ok(())
