@@ -2,9 +2,9 @@
 //!
 //! The order matters:
 //!
-//! 1. leave the caller's session, cgroup, directory and descriptors (HAZARDS L5);
-//! 2. go on as a sealed copy of the executable, which no container can write to through
-//!    `/proc/<pid>/exe` (S1, CVE-2019-5736);
+//! 1. go on as a sealed copy of the executable, which no container can write to through
+//!    `/proc/<pid>/exe` (S1, CVE-2019-5736) — first, while every descriptor is as it was given;
+//! 2. leave the caller's session, cgroup and directory (HAZARDS L5);
 //! 3. fork the spawner while there is one thread (a fork of a threaded process may only exec);
 //! 4. take the lock that makes this the only engine of its run directory (L6) — after the fork,
 //!    because a lock belongs to the open file, which a fork shares;
@@ -16,56 +16,18 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 
+use crate::cli::Boot;
 use crate::engine::{Engine, EngineError, Roots, chain};
 use crate::sys::mount;
 
-/// How `engine run` was called.
-#[derive(Debug)]
-pub struct EngineOptions {
-    pub roots: Roots,
-    /// The pipe where the starter waits for `ok` or an error text: a descriptor we inherited.
-    ready_fd: Option<u32>,
-    /// The arguments after the executable, for going on as the sealed copy.
-    arguments: Vec<CString>,
-}
-
-impl EngineOptions {
-    /// `None` unless the arguments are `engine run` with options: our own callers' only form.
-    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Option<EngineOptions> {
-        let all: Vec<OsString> = arguments.skip(1).collect();
-        let (role, options) = all.split_at_checked(2)?;
-        if role[0] != "engine" || role[1] != "run" {
-            return None;
-        }
-        let value = |name: &str| {
-            let at = options.iter().position(|option| option == name)?;
-            options.get(at + 1).cloned()
-        };
-        let data = value("--data-root").map_or_else(|| PathBuf::from("/var/lib/wharf"), PathBuf::from);
-        let run = value("--run-root").map_or_else(|| PathBuf::from("/run/wharf"), PathBuf::from);
-        let socket = value("--host").map_or_else(
-            || run.join("wharf.sock"),
-            |host| PathBuf::from(host.to_str().and_then(|h| h.strip_prefix("unix://")).unwrap_or_default()),
-        );
-        Some(EngineOptions {
-            roots: Roots { data, run, socket },
-            ready_fd: value("--ready-fd").and_then(|fd| fd.to_str()?.parse().ok()),
-            arguments: all
-                .into_iter()
-                .filter_map(|argument| CString::new(argument.into_encoded_bytes()).ok())
-                .collect(),
-        })
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
-enum BootError {
+pub enum BootError {
     #[error("cannot {action}")]
     System {
         action: &'static str,
@@ -88,24 +50,43 @@ fn system(action: &'static str) -> impl FnOnce(io::Error) -> BootError {
     move |source| BootError::System { action, source }
 }
 
+/// Goes on as a sealed copy of this executable if the arguments make this process the engine: no
+/// container can then write to it through `/proc/<pid>/exe` (S1, CVE-2019-5736). Returns in the
+/// copy, and at once in every other role.
+///
+/// # Errors
+/// When no protected copy can be executed; the engine then refuses to start.
+pub fn protect(arguments: impl Iterator<Item = OsString>) -> Result<(), BootError> {
+    let arguments: Vec<OsString> = arguments.collect();
+    let is_engine = arguments
+        .windows(2)
+        .any(|pair| pair[0] == "engine" && pair[1] == "run");
+    if !is_engine {
+        return Ok(());
+    }
+    let arguments: Vec<CString> = arguments
+        .into_iter()
+        .filter_map(|argument| CString::new(argument.into_encoded_bytes()).ok())
+        .collect();
+    seal(&arguments)
+}
+
 /// Runs the engine until it is told to end.
-pub fn engine(options: EngineOptions) -> ExitCode {
+pub fn engine(boot: Boot, protection: Result<(), BootError>) -> ExitCode {
     start_logging();
-    let mut ready = options.ready_fd.and_then(|fd| {
-        std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}")).ok()
-    });
-    let report = |text: &str, ready: &mut Option<File>| {
-        if let Some(pipe) = ready.take() {
+    let mut ready = boot.ready.map(File::from);
+    let mut report = |text: &str| {
+        if let Some(mut pipe) = ready.take() {
             // The starter may have gone; the engine lives on without it.
-            let _ = (&pipe).write_all(text.as_bytes());
+            let _ = pipe.write_all(text.as_bytes());
         }
     };
-    match boot(&options, |()| report("ok\n", &mut ready)) {
+    match protection.and_then(|()| run(&boot.roots, || report("ok\n"))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = chain(&error);
             tracing::error!("{text}");
-            report(&text, &mut ready);
+            report(&format!("{text}\n"));
             ExitCode::FAILURE
         }
     }
@@ -123,19 +104,19 @@ fn start_logging() {
         .try_init();
 }
 
-fn boot(options: &EngineOptions, on_ready: impl FnOnce(())) -> Result<(), BootError> {
-    detach(&options.roots)?;
-    seal(&options.arguments)?;
-    enter_own_cgroup(&options.roots);
+fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
+    detach(roots)?;
+    enter_own_cgroup(roots);
     let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
-    let _lock = lock(&options.roots.run.join("engine.lock"))?;
+    let _lock = lock(&roots.run.join("engine.lock"))?;
     // The engine's own mounts, if it makes any, are nobody else's to see.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(io::Error::from)
         .map_err(system("leave the host's mount namespace"))?;
     rustix::mount::mount_change(
         "/",
-        rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
+        rustix::mount::MountPropagationFlags::DOWNSTREAM
+            | rustix::mount::MountPropagationFlags::REC,
     )
     .map_err(io::Error::from)
     .map_err(system("make the engine's mounts private"))?;
@@ -143,7 +124,7 @@ fn boot(options: &EngineOptions, on_ready: impl FnOnce(())) -> Result<(), BootEr
         .enable_all()
         .build()
         .map_err(system("start the async runtime"))?;
-    runtime.block_on(serve(&options.roots, spawner, on_ready))
+    runtime.block_on(serve(roots, spawner, on_ready))
 }
 
 /// Leaves everything of the process that started us.
@@ -157,7 +138,10 @@ fn detach(roots: &Roots) -> Result<(), BootError> {
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .map_err(|source| BootError::Path { path: dir.display().to_string(), source })?;
+            .map_err(|source| BootError::Path {
+                path: dir.display().to_string(),
+                source,
+            })?;
     }
     raise_nofile();
     Ok(())
@@ -191,15 +175,13 @@ fn seal(arguments: &[CString]) -> Result<(), BootError> {
         SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
     )
     .map_err(|error| system("seal the copy of the executable")(error.into()))?;
-    let name = CString::from(c"wharf");
-    let argv: Vec<CString> = std::iter::once(name).chain(arguments.iter().cloned()).collect();
     let environment: Vec<CString> = std::env::vars_os()
         .filter_map(|(key, value)| {
             use std::os::unix::ffi::OsStrExt;
             CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
         })
         .collect();
-    let Err(refused) = nix::unistd::fexecve(copy.as_fd(), &argv, &environment);
+    let Err(refused) = nix::unistd::fexecve(copy.as_fd(), arguments, &environment);
     // `vm.memfd_noexec=2` refuses (S2): then the file itself, seen through a read-only clone of
     // its mount, which cannot be written through `/proc/<pid>/exe` either.
     let exec_read_only = || -> io::Result<()> {
@@ -216,12 +198,15 @@ fn seal(arguments: &[CString]) -> Result<(), BootError> {
             rustix::fs::Mode::empty(),
         )
         .unwrap_or(mount);
-        nix::unistd::fexecve(&file, &argv, &environment)?;
+        nix::unistd::fexecve(&file, arguments, &environment)?;
         Ok(())
     };
     exec_read_only().map_err(|source| {
         tracing::error!(%refused, "cannot execute a sealed copy of the program");
-        BootError::System { action: "execute a protected copy of the program", source }
+        BootError::System {
+            action: "execute a protected copy of the program",
+            source,
+        }
     })
 }
 
@@ -229,11 +214,18 @@ fn seal(arguments: &[CString]) -> Result<(), BootError> {
 /// must not end us. Where the caller may not do that, staying is all there is.
 fn enter_own_cgroup(roots: &Roots) {
     let tag = roots.tag();
-    let base = if tag.is_empty() { "wharf".to_owned() } else { format!("wharf-{tag}") };
+    let base = if tag.is_empty() {
+        "wharf".to_owned()
+    } else {
+        format!("wharf-{tag}")
+    };
     let path = Path::new(&base).join("engine");
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     if let Err(error) = crate::runtime::cgroup::enter(&path, pid) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "cannot leave the caller's cgroup");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot leave the caller's cgroup"
+        );
     }
 }
 
@@ -245,22 +237,26 @@ fn lock(path: &Path) -> Result<File, BootError> {
         .write(true)
         .mode(0o600)
         .open(path)
-        .map_err(|source| BootError::Path { path: path.display().to_string(), source })?;
+        .map_err(|source| BootError::Path {
+            path: path.display().to_string(),
+            source,
+        })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked { path: path.display().to_string() }),
-        Err(error) => Err(BootError::Path { path: path.display().to_string(), source: error.into() }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked {
+            path: path.display().to_string(),
+        }),
+        Err(error) => Err(BootError::Path {
+            path: path.display().to_string(),
+            source: error.into(),
+        }),
     }
 }
 
-async fn serve(
-    roots: &Roots,
-    spawner: OwnedFd,
-    on_ready: impl FnOnce(()),
-) -> Result<(), BootError> {
+async fn serve(roots: &Roots, spawner: OwnedFd, on_ready: impl FnOnce()) -> Result<(), BootError> {
     let engine = Engine::open(roots.clone(), spawner).await?;
     let listener = listen(&roots.socket)?;
-    on_ready(());
+    on_ready();
     let closing = engine.closing().clone();
     tokio::spawn(async move {
         ended().await;
@@ -277,7 +273,10 @@ async fn serve(
 
 /// Binds the API's socket. We hold the lock: a socket file that is there is a dead engine's.
 fn listen(path: &Path) -> Result<tokio::net::UnixListener, BootError> {
-    let failed = |source| BootError::Path { path: path.display().to_string(), source };
+    let failed = |source| BootError::Path {
+        path: path.display().to_string(),
+        source,
+    };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -298,8 +297,10 @@ fn listen(path: &Path) -> Result<tokio::net::UnixListener, BootError> {
 /// Ends when the engine is asked to: SIGTERM or SIGINT.
 async fn ended() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The engine has to fork its spawner while the process has one thread, so the role is chosen
-    // before any runtime starts.
-    match wharf::boot::EngineOptions::from_arguments(std::env::args_os()) {
-        Some(options) => wharf::boot::engine(options),
-        None => wharf::cli::main(),
-    }
+    // Roles that outlive a command go on as a protected copy of the program, and the engine forks
+    // its spawner while the process has one thread: both come before any runtime.
+    let protection = wharf::boot::protect(std::env::args_os());
+    wharf::cli::main(|boot| wharf::boot::engine(boot, protection))
 }

@@ -76,7 +76,7 @@ fn document(loaded: &Loaded) -> Value {
         .project
         .as_ref()
         .unwrap_or_else(|| panic!("no project: {:?}", errors(loaded)));
-    let text = to_json(project, PrintOptions::default()).expect("a project prints");
+    let text = to_json(project, PrintOptions::default());
     serde_json::from_str(&text).expect("it is JSON")
 }
 
@@ -87,7 +87,10 @@ fn load(options: &LoadOptions, files: &[(&str, &str)]) -> Loaded {
 /// One file, no environment: (id, YAML, JSON pointer, what stands there).
 fn check(rows: &[(&str, &str, &str, Value)]) {
     for (id, yaml, pointer, expected) in rows {
-        let loaded = load(&options(&[("FOO", "foo"), ("EMPTY", "")]), &[("compose.yaml", yaml)]);
+        let loaded = load(
+            &options(&[("FOO", "foo"), ("EMPTY", "")]),
+            &[("compose.yaml", yaml)],
+        );
         let document = document_for(id, yaml, &loaded);
         let found = document.pointer(pointer).cloned().unwrap_or(Value::Null);
         assert_eq!(&found, expected, "{id}: {yaml}\n{document:#}");
@@ -95,7 +98,11 @@ fn check(rows: &[(&str, &str, &str, Value)]) {
 }
 
 fn document_for(id: &str, yaml: &str, loaded: &Loaded) -> Value {
-    assert!(loaded.project.is_some(), "{id}: {yaml}: {:?}", errors(loaded));
+    assert!(
+        loaded.project.is_some(),
+        "{id}: {yaml}: {:?}",
+        errors(loaded)
+    );
     document(loaded)
 }
 
@@ -138,164 +145,621 @@ fn refuse_service(rows: &[(&str, &str, &str)]) {
 
 #[test]
 fn canonical_forms_section_10() {
-    let port = |target: u16, published: &str| {
-        json!({"mode": "ingress", "target": target, "published": published, "protocol": "tcp"})
-    };
+    let port = |target: u16, published: &str| json!({"mode": "ingress", "target": target, "published": published, "protocol": "tcp"});
     check_service(&[
-        ("C1", "build: ./x", "/build", json!({"context": "/p/x", "dockerfile": "Dockerfile"})),
+        (
+            "C1",
+            "build: ./x",
+            "/build",
+            json!({"context": "/p/x", "dockerfile": "Dockerfile"}),
+        ),
         ("C1", "build: {target: t}", "/build/context", json!("/p")),
-        ("C1", "build: {dockerfile_inline: FROM x}", "/build", json!({"context": "/p", "dockerfile_inline": "FROM x"})),
+        (
+            "C1",
+            "build: {dockerfile_inline: FROM x}",
+            "/build",
+            json!({"context": "/p", "dockerfile_inline": "FROM x"}),
+        ),
         ("C2", "ports: [\"8080:80\"]", "/ports/0", port(80, "8080")),
-        ("C2", "ports: [80]", "/ports/0", json!({"mode": "ingress", "target": 80, "protocol": "tcp"})),
-        ("C2", "ports: [\"80-90:8080\"]", "/ports/0", port(8080, "80-90")),
-        ("C3", "ports: [{target: 80, published: 81}]", "/ports/0", port(80, "81")),
-        ("C4", "volumes: [./a:/b/]", "/volumes/0", json!({"type": "bind", "source": "/p/a", "target": "/b", "bind": {"create_host_path": true}})),
-        ("C4", "volumes: [/x]", "/volumes/0", json!({"type": "volume", "target": "/x", "volume": {}})),
-        ("C5", "volumes: [{type: bind, source: ., target: /x, bind: {}}]", "/volumes/0/bind", json!({"create_host_path": true})),
-        ("C6", "devices: [/dev/a, \"/dev/b:/dev/c:r\"]", "/devices", json!([
+        (
+            "C2",
+            "ports: [80]",
+            "/ports/0",
+            json!({"mode": "ingress", "target": 80, "protocol": "tcp"}),
+        ),
+        (
+            "C2",
+            "ports: [\"80-90:8080\"]",
+            "/ports/0",
+            port(8080, "80-90"),
+        ),
+        (
+            "C3",
+            "ports: [{target: 80, published: 81}]",
+            "/ports/0",
+            port(80, "81"),
+        ),
+        (
+            "C4",
+            "volumes: [./a:/b/]",
+            "/volumes/0",
+            json!({"type": "bind", "source": "/p/a", "target": "/b", "bind": {"create_host_path": true}}),
+        ),
+        (
+            "C4",
+            "volumes: [/x]",
+            "/volumes/0",
+            json!({"type": "volume", "target": "/x", "volume": {}}),
+        ),
+        (
+            "C5",
+            "volumes: [{type: bind, source: ., target: /x, bind: {}}]",
+            "/volumes/0/bind",
+            json!({"create_host_path": true}),
+        ),
+        (
+            "C6",
+            "devices: [/dev/a, \"/dev/b:/dev/c:r\"]",
+            "/devices",
+            json!([
             {"source": "/dev/a", "target": "/dev/a", "permissions": "rwm"},
-            {"source": "/dev/b", "target": "/dev/c", "permissions": "r"}])),
-        ("C6", "devices: [vendor.com/gpu=all]", "/devices/0/source", json!("vendor.com/gpu=all")),
+            {"source": "/dev/b", "target": "/dev/c", "permissions": "r"}]),
+        ),
+        (
+            "C6",
+            "devices: [vendor.com/gpu=all]",
+            "/devices/0/source",
+            json!("vendor.com/gpu=all"),
+        ),
         ("C8", "dns: 1.1.1.1", "/dns", json!(["1.1.1.1"])),
         ("C9", "gpus: all", "/gpus", json!([{"count": -1}])),
-        ("C10", "healthcheck: {test: a b}", "/healthcheck/test", json!(["CMD-SHELL", "a b"])),
-        ("C10", "ulimits: {nofile: 5, core: {soft: 1, hard: 2}}", "/ulimits", json!({"core": {"soft": 1, "hard": 2}, "nofile": 5})),
-        ("C11", "command: sh -c 'a b'", "/command", json!(["sh", "-c", "a b"])),
+        (
+            "C10",
+            "healthcheck: {test: a b}",
+            "/healthcheck/test",
+            json!(["CMD-SHELL", "a b"]),
+        ),
+        (
+            "C10",
+            "ulimits: {nofile: 5, core: {soft: 1, hard: 2}}",
+            "/ulimits",
+            json!({"core": {"soft": 1, "hard": 2}, "nofile": 5}),
+        ),
+        (
+            "C11",
+            "command: sh -c 'a b'",
+            "/command",
+            json!(["sh", "-c", "a b"]),
+        ),
         ("C11", "command:", "/command", json!(null)),
         ("C11", "command: []", "/command", json!([])),
         ("C11", "command: ''", "/command", json!([])),
-        ("C12", "extra_hosts: {h: [1.1.1.1, \"::1\"], g: \"[::2]\"}", "/extra_hosts", json!(["g=::2", "h=1.1.1.1", "h=::1"])),
-        ("C12", "extra_hosts: [\"h:1.1.1.1\", \"g=::1\"]", "/extra_hosts", json!(["g=::1", "h=1.1.1.1"])),
+        (
+            "C12",
+            "extra_hosts: {h: [1.1.1.1, \"::1\"], g: \"[::2]\"}",
+            "/extra_hosts",
+            json!(["g=::2", "h=1.1.1.1", "h=::1"]),
+        ),
+        (
+            "C12",
+            "extra_hosts: [\"h:1.1.1.1\", \"g=::1\"]",
+            "/extra_hosts",
+            json!(["g=::1", "h=1.1.1.1"]),
+        ),
         ("C13", "mem_limit: 64m", "/mem_limit", json!("67108864")),
         ("C13", "memswap_limit: -1", "/memswap_limit", json!("-1")),
-        ("C14", "stop_grace_period: 90s", "/stop_grace_period", json!("1m30s")),
+        (
+            "C14",
+            "stop_grace_period: 90s",
+            "/stop_grace_period",
+            json!("1m30s"),
+        ),
         ("C15", "cpus: '0.5'", "/cpus", json!(0.5)),
-        ("C16", "pull_policy: if_not_present", "/pull_policy", json!("missing")),
-        ("C18", "expose: [80, 90-91/udp]", "/expose", json!(["80", "90-91/udp"])),
-        ("C19", "labels: {a: 1, b: true, c: }", "/labels", json!({"a": "1", "b": "true", "c": ""})),
-        ("C20", "build: {context: ., sbom: true, provenance: mode=max}", "/build/sbom", json!("true")),
-        ("E11", "environment: {A: 1, B: true, C: 1.50, D: }", "/environment", json!({"A": "1", "B": "true", "C": "1.5", "D": null})),
-        ("E7", "environment: [FOO, NO, X=y=z]", "/environment", json!({"FOO": "foo", "NO": null, "X": "y=z"})),
-        ("Y1", "labels: &l {a: b}\nannotations: {<<: *l, c: d}", "/annotations", json!({"a": "b", "c": "d"})),
-        ("I8", "privileged: '${FOO:+true}'\ntty: ${NO:-yes}", "/privileged", json!(true)),
+        (
+            "C16",
+            "pull_policy: if_not_present",
+            "/pull_policy",
+            json!("missing"),
+        ),
+        (
+            "C18",
+            "expose: [80, 90-91/udp]",
+            "/expose",
+            json!(["80", "90-91/udp"]),
+        ),
+        (
+            "C19",
+            "labels: {a: 1, b: true, c: }",
+            "/labels",
+            json!({"a": "1", "b": "true", "c": ""}),
+        ),
+        (
+            "C20",
+            "build: {context: ., sbom: true, provenance: mode=max}",
+            "/build/sbom",
+            json!("true"),
+        ),
+        (
+            "E11",
+            "environment: {A: 1, B: true, C: 1.50, D: }",
+            "/environment",
+            json!({"A": "1", "B": "true", "C": "1.5", "D": null}),
+        ),
+        (
+            "E7",
+            "environment: [FOO, NO, X=y=z]",
+            "/environment",
+            json!({"FOO": "foo", "NO": null, "X": "y=z"}),
+        ),
+        (
+            "Y1",
+            "labels: &l {a: b}\nannotations: {<<: *l, c: d}",
+            "/annotations",
+            json!({"a": "b", "c": "d"}),
+        ),
+        (
+            "I8",
+            "privileged: '${FOO:+true}'\ntty: ${NO:-yes}",
+            "/privileged",
+            json!(true),
+        ),
         ("I9", "tty: on", "/tty", json!(true)),
         ("V1", "networks: {}", "/networks", json!({"default": null})),
         ("V1", "network_mode: host", "/networks", json!(null)),
         ("local image", "volumes: []", "/image", json!("i")),
     ]);
     check(&[
-        ("C7", "secrets: {s: {file: f}}\nservices: {a: {image: i, secrets: [s]}}", "/services/a/secrets/0", json!({"source": "s", "target": "/run/secrets/s"})),
-        ("C17", "networks: {n: {external: {name: x}}}\nservices: {a: {image: i, networks: [n]}}", "/networks/n", json!({"name": "x", "external": true})),
-        ("V2", "volumes: {v: }\nservices: {a: {image: i, volumes: ['v:/x']}}", "/volumes/v/name", json!("p_v")),
-        ("V3", "services: {a: {image: i, links: ['b:c']}, b: {image: i}}", "/services/a/depends_on/b", json!({"condition": "service_started", "restart": true, "required": true})),
-        ("V3", "services: {a: {image: i, volumes_from: [b]}, b: {image: i}}", "/services/a/depends_on/b", json!({"condition": "service_started", "required": true})),
-        ("Y5", "x-a: {b: c}\nservices: {a: {image: i, x-y: 1}}", "/x-a/b", json!("c")),
-        ("Y7", "services: {a.b: {image: i}}", "/services/a.b/image", json!("i")),
-        ("F9", "services: {a: {image: 'i-${COMPOSE_PROJECT_NAME}'}}", "/services/a/image", json!("i-p")),
-        ("rootfs", "services: {a: {image: 'rootfs:./r'}}", "/services/a/image", json!("rootfs:/p/r")),
-        ("rootfs", "services: {a: {image: 'rootfs:/'}}", "/services/a/image", json!("rootfs:/")),
-        ("oci", "services: {a: {image: 'oci:./l:v1'}}", "/services/a/image", json!("oci:/p/l:v1")),
-        ("archive", "services: {a: {image: 'docker-archive:f.tar'}}", "/services/a/image", json!("docker-archive:/p/f.tar")),
-        ("S5", "networks: {n: {}}\nservices: {a: {image: i}}", "/networks", json!({"default": {"name": "p_default", "ipam": {}}})),
+        (
+            "C7",
+            "secrets: {s: {file: f}}\nservices: {a: {image: i, secrets: [s]}}",
+            "/services/a/secrets/0",
+            json!({"source": "s", "target": "/run/secrets/s"}),
+        ),
+        (
+            "C17",
+            "networks: {n: {external: {name: x}}}\nservices: {a: {image: i, networks: [n]}}",
+            "/networks/n",
+            json!({"name": "x", "ipam": {}, "external": true}),
+        ),
+        (
+            "V2",
+            "volumes: {vol: }\nservices: {a: {image: i, volumes: ['vol:/x']}}",
+            "/volumes/vol/name",
+            json!("p_vol"),
+        ),
+        (
+            "V3",
+            "services: {a: {image: i, links: ['b:c']}, b: {image: i}}",
+            "/services/a/depends_on/b",
+            json!({"condition": "service_started", "restart": true, "required": true}),
+        ),
+        (
+            "V3",
+            "services: {a: {image: i, volumes_from: [b]}, b: {image: i}}",
+            "/services/a/depends_on/b",
+            json!({"condition": "service_started", "required": true}),
+        ),
+        (
+            "Y5",
+            "x-a: {b: c}\nservices: {a: {image: i, x-y: 1}}",
+            "/x-a/b",
+            json!("c"),
+        ),
+        (
+            "Y7",
+            "services: {a.b: {image: i}}",
+            "/services/a.b/image",
+            json!("i"),
+        ),
+        (
+            "F9",
+            "services: {a: {image: 'i-${COMPOSE_PROJECT_NAME}'}}",
+            "/services/a/image",
+            json!("i-p"),
+        ),
+        (
+            "rootfs",
+            "services: {a: {image: 'rootfs:./r'}}",
+            "/services/a/image",
+            json!("rootfs:/p/r"),
+        ),
+        (
+            "rootfs",
+            "services: {a: {image: 'rootfs:/'}}",
+            "/services/a/image",
+            json!("rootfs:/"),
+        ),
+        (
+            "oci",
+            "services: {a: {image: 'oci:./l:v1'}}",
+            "/services/a/image",
+            json!("oci:/p/l:v1"),
+        ),
+        (
+            "archive",
+            "services: {a: {image: 'docker-archive:f.tar'}}",
+            "/services/a/image",
+            json!("docker-archive:/p/f.tar"),
+        ),
+        (
+            "S5",
+            "networks: {n: {}}\nservices: {a: {image: i}}",
+            "/networks",
+            json!({"default": {"name": "p_default", "ipam": {}}}),
+        ),
     ]);
 }
 
 #[test]
 fn mistakes_of_one_value() {
     refuse_service(&[
-        ("C1", "build: {dockerfile: a, dockerfile_inline: b}", "mutually exclusive dockerfile"),
-        ("C2", "ports: ['127.0.1:80:80']", "Invalid ip address: 127.0.1"),
+        (
+            "C1",
+            "build: {dockerfile: a, dockerfile_inline: b}",
+            "mutually exclusive dockerfile",
+        ),
+        (
+            "C2",
+            "ports: ['127.0.1:80:80']",
+            "Invalid ip address: 127.0.1",
+        ),
         ("C2", "ports: ['9999999']", "Invalid containerPort: 9999999"),
         ("C2", "ports: [80/xyz]", "Invalid proto: xyz"),
         ("C3", "ports: [{published: 80}]", "target is required"),
-        ("C3", "ports: [{target: 80, host_ip: x}]", "invalid ip address: x"),
+        (
+            "C3",
+            "ports: [{target: 80, host_ip: x}]",
+            "invalid ip address: x",
+        ),
         ("C4", "volumes: [':foo']", "empty section between colons"),
-        ("C5", "volumes: [{type: bind, target: /x}]", "field Source must not be empty"),
-        ("C9", "deploy: {resources: {reservations: {devices: [{count: 1}]}}}", "capabilities is required"),
+        (
+            "C5",
+            "volumes: [{type: bind, target: /x}]",
+            "field Source must not be empty",
+        ),
+        (
+            "C9",
+            "deploy: {resources: {reservations: {devices: [{count: 1}]}}}",
+            "capabilities is required",
+        ),
         ("C9", "gpus: [{count: 1, device_ids: [a]}]", "exclusive"),
-        ("C10", "healthcheck: {test: [curl, x]}", "healthcheck.test must start either by"),
+        (
+            "C10",
+            "healthcheck: {test: [curl, x]}",
+            "healthcheck.test must start either by",
+        ),
         ("C14", "stop_grace_period: 10", "must be a string"),
-        ("C14", "healthcheck: {interval: '10'}", "missing unit in duration"),
-        ("E11", "environment: ['A =b']", "environment variable A is declared with a trailing space"),
-        ("E11", "environment: {A: [b]}", "services.a.environment.A must be a string, number, boolean or null"),
+        (
+            "C14",
+            "healthcheck: {interval: '10'}",
+            "missing unit in duration",
+        ),
+        (
+            "E11",
+            "environment: ['A =b']",
+            "environment variable A is declared with a trailing space",
+        ),
+        (
+            "E11",
+            "environment: {A: [b]}",
+            "services.a.environment.A must be a string, number, boolean or null",
+        ),
         ("I6", "user: ${A", "invalid interpolation format"),
-        ("I6", "user: '${A:?need it}'", "required variable A is missing a value: need it"),
+        (
+            "I6",
+            "user: '${A:?need it}'",
+            "required variable A is missing a value: need it",
+        ),
         ("I8", "scale: x", "failed to cast to expected type"),
-        ("Y2", "user: a\nuser: b", "mapping key \"user\" already defined at line 4"),
-        ("Y3", "labels: {1: a}", "non-string key in services.a.labels: 1"),
-        ("Y6", "imagee: x", "services.a: additional properties 'imagee' not allowed"),
-        ("V6", "container_name: x\nscale: 2", "can't set container_name and more than one replica"),
-        ("V6", "scale: 2\ndeploy: {replicas: 3}", "can't set distinct values on 'scale' and 'deploy.replicas'"),
+        (
+            "Y2",
+            "user: a\nuser: b",
+            "mapping key \"user\" already defined at line 4",
+        ),
+        (
+            "Y3",
+            "labels: {1: a}",
+            "non-string key in services.a.labels: 1",
+        ),
+        (
+            "Y6",
+            "imagee: x",
+            "services.a: additional properties 'imagee' not allowed",
+        ),
+        (
+            "V6",
+            "container_name: x\nscale: 2",
+            "can't set container_name and more than one replica",
+        ),
+        (
+            "V6",
+            "scale: 2\ndeploy: {replicas: 3}",
+            "can't set distinct values on 'scale' and 'deploy.replicas'",
+        ),
         ("V6", "scale: -1", "greater than or equal to 0"),
-        ("V6", "mem_limit: 1g\ndeploy: {resources: {limits: {memory: 2g}}}", "can't set distinct values on 'mem_limit'"),
-        ("V6", "network_mode: host\nnetworks: [x]", "mutually exclusive `network_mode` and `networks`"),
+        (
+            "V6",
+            "mem_limit: 1g\ndeploy: {resources: {limits: {memory: 2g}}}",
+            "can't set distinct values on 'mem_limit'",
+        ),
+        (
+            "V6",
+            "network_mode: host\nnetworks: [x]",
+            "mutually exclusive `network_mode` and `networks`",
+        ),
         ("V6", "networks: [x]", "refers to undefined network x"),
-        ("V6", "volumes: ['v:/x']", "refers to undefined volume v"),
+        (
+            "V6",
+            "volumes: ['vol:/x']",
+            "refers to undefined volume vol",
+        ),
         ("V6", "secrets: [s]", "refers to undefined secret s"),
         ("V6", "configs: [c]", "refers to undefined config c"),
         ("V6", "models: [m]", "refers to undefined model m"),
-        ("V6", "volumes: ['/a:/x', '/b:/x/']\ntmpfs: /x", "duplicate mount target /x"),
-        ("V6", "build: .\ndevelop: {watch: [{path: ., action: sync}]}", "target is required"),
-        ("V6", "platform: linux/amd64\nbuild: {context: ., platforms: [linux/arm64]}", "MUST include service.platform"),
-        ("V6", "build: {context: ., additional_contexts: {x: 'service:no'}}", "unknown service \"no\""),
-        ("G2", "pre_start: [{command: x, per_replica: true}]", "per_replica is not supported"),
-        ("restart", "restart: sometimes", "invalid restart policy: sometimes"),
-        ("cgroup", "cgroup: hosts", "must be one of the following: \"host\", \"private\""),
+        (
+            "V6",
+            "volumes: ['/a:/x', '/b:/x/']\ntmpfs: /x",
+            "duplicate mount target /x",
+        ),
+        (
+            "V6",
+            "build: .\ndevelop: {watch: [{path: ., action: sync}]}",
+            "target is required",
+        ),
+        (
+            "V6",
+            "platform: linux/amd64\nbuild: {context: ., platforms: [linux/arm64]}",
+            "MUST include service.platform",
+        ),
+        (
+            "V6",
+            "build: {context: ., additional_contexts: {x: 'service:no'}}",
+            "unknown service \"no\"",
+        ),
+        (
+            "G2",
+            "pre_start: [{command: x, per_replica: true}]",
+            "per_replica is not supported",
+        ),
+        (
+            "restart",
+            "restart: sometimes",
+            "invalid restart policy: sometimes",
+        ),
+        (
+            "cgroup",
+            "cgroup: hosts",
+            "must be one of the following: \"host\", \"private\"",
+        ),
     ]);
     refuse(&[
         ("P6", "[a]", "top-level object must be a mapping"),
         ("P6", "", "empty compose file"),
-        ("V4", "services: {a: {image: i, depends_on: [b]}, b: {image: i, depends_on: [a]}}", "dependency cycle detected: a -> b -> a"),
-        ("V4", "services: {a: {image: i, depends_on: [b]}}", "service \"a\" depends on undefined service \"b\""),
-        ("V6", "services: {a: {}}", "service \"a\" has neither an image nor a build context specified"),
-        ("V6", "secrets: {s: {file: a, environment: B}}\nservices: {a: {image: i}}", "mutually exclusive"),
-        ("Z7", "secrets: {s: {driver: d}}\nservices: {a: {image: i, secrets: [s]}}", "secrets.s: one of file|environment must be set"),
-        ("V7", "services: {a: {image: i, container_name: c}, b: {image: i, container_name: c}}", "container name \"c\" is already in use by service \"a\""),
-        ("C17", "networks: {n: {name: a, external: {name: b}}}\nservices: {a: {image: i}}", "name and external.name conflict"),
-        ("V6", "volumes: {v: {external: true, driver: x}}\nservices: {a: {image: i}}", "conflicting parameters \"external\" and \"driver\""),
-        ("X3", "services: {a: {extends: b}, b: {extends: a}}", "Circular reference:"),
-        ("X3", "services: {a: {extends: {service: b}}}", "service \"b\" not found"),
-        ("X3", "services: {a: {extends: {file: x.yaml}}}", "service is required"),
-        ("Y4", "services: {a: &x {image: i, x-b: *x}}", "cycle detected"),
-        ("Y1", "services: {a: {<<: 5, image: i}}", "map merge requires"),
-        ("F11", "include: ['https://example.com/r.git']\nservices: {}", "is not supported"),
-        ("volumes", "services: {a: {image: i}}\nvolumes:\n", "volumes must be a mapping"),
+        (
+            "V4",
+            "services: {a: {image: i, depends_on: [b]}, b: {image: i, depends_on: [a]}}",
+            "dependency cycle detected: a -> b -> a",
+        ),
+        (
+            "V4",
+            "services: {a: {image: i, depends_on: [b]}}",
+            "service \"a\" depends on undefined service \"b\"",
+        ),
+        (
+            "V6",
+            "services: {a: {}}",
+            "service \"a\" has neither an image nor a build context specified",
+        ),
+        (
+            "V6",
+            "secrets: {s: {file: a, environment: B}}\nservices: {a: {image: i}}",
+            "mutually exclusive",
+        ),
+        (
+            "Z7",
+            "secrets: {s: {driver: d}}\nservices: {a: {image: i, secrets: [s]}}",
+            "secrets.s: one of file|environment must be set",
+        ),
+        (
+            "V7",
+            "services: {a: {image: i, container_name: c}, b: {image: i, container_name: c}}",
+            "container name \"c\" is already in use by service \"a\"",
+        ),
+        (
+            "C17",
+            "networks: {n: {name: a, external: {name: b}}}\nservices: {a: {image: i}}",
+            "name and external.name conflict",
+        ),
+        (
+            "V6",
+            "volumes: {v: {external: true, driver: x}}\nservices: {a: {image: i}}",
+            "conflicting parameters \"external\" and \"driver\"",
+        ),
+        (
+            "X3",
+            "services: {a: {extends: b}, b: {extends: a}}",
+            "Circular reference:",
+        ),
+        (
+            "X3",
+            "services: {a: {extends: {service: b}}}",
+            "service \"b\" not found",
+        ),
+        (
+            "X3",
+            "services: {a: {extends: {file: x.yaml}}}",
+            "service is required",
+        ),
+        (
+            "Y4",
+            "services: {a: &x {image: i, x-b: *x}}",
+            "cycle detected",
+        ),
+        (
+            "Y1",
+            "services: {a: {<<: 5, image: i}}",
+            "map merge requires",
+        ),
+        (
+            "F11",
+            "include: ['https://example.com/r.git']\nservices: {}",
+            "is not supported",
+        ),
+        (
+            "volumes",
+            "services: {a: {image: i}}\nvolumes:\n",
+            "volumes must be a mapping",
+        ),
     ]);
 }
 
 fn two(first: &str, second: &str) -> Loaded {
     let mut options = options(&[("FOO", "foo")]);
     options.files = vec!["a.yaml".into(), "b.yaml".into()];
-    load(&options, &[("a.yaml", &service(first)), ("b.yaml", &service(second))])
+    load(
+        &options,
+        &[("a.yaml", &service(first)), ("b.yaml", &service(second))],
+    )
 }
 
 #[test]
 fn merge_section_6() {
     for (id, first, second, pointer, expected) in [
-        ("M1", "labels: {a: x}", "labels: {b: y}", "/labels", json!({"a": "x", "b": "y"})),
+        (
+            "M1",
+            "labels: {a: x}",
+            "labels: {b: y}",
+            "/labels",
+            json!({"a": "x", "b": "y"}),
+        ),
         ("M1", "user: x", "user:", "/user", json!("x")),
-        ("M1", "cap_add: [A]", "cap_add: [B, A]", "/cap_add", json!(["A", "B"])),
-        ("M2", "command: [a, b]", "command: [c]", "/command", json!(["c"])),
-        ("M2", "healthcheck: {test: a, retries: 3}", "healthcheck: {test: [NONE]}", "/healthcheck", json!({"test": ["NONE"], "retries": 3})),
-        ("M3", "environment: [A=1, B=2]", "environment: {B: 3}", "/environment", json!({"A": "1", "B": "3"})),
-        ("M3", "environment: {FOO: x}", "environment: [FOO]", "/environment", json!({"FOO": "foo"})),
-        ("M4", "volumes: ['/a:/x', '/b:/y']", "volumes: ['/c:/x']", "/volumes/0/source", json!("/c")),
-        ("M5", "ports: ['8080:80']", "ports: ['9090:80', '8080:80']", "/ports/1/published", json!("9090")),
-        ("M6", "security_opt: [a]", "security_opt: [a]", "/security_opt", json!(["a", "a"])),
-        ("M8", "networks: {default: {aliases: [x]}}", "networks: [default]", "/networks/default/aliases", json!(["x"])),
-        ("M9", "build: ./x", "build: {target: t}", "/build", json!({"context": "/p/x", "dockerfile": "Dockerfile", "target": "t"})),
-        ("M10", "extra_hosts: ['h=1.1.1.1']", "extra_hosts: ['h=1.1.1.1', 'h=2.2.2.2']", "/extra_hosts", json!(["h=1.1.1.1", "h=2.2.2.2"])),
-        ("M11", "logging: {driver: a, options: {x: 1}}", "logging: {driver: b, options: {y: 2}}", "/logging", json!({"driver": "b", "options": {"y": "2"}})),
-        ("M11", "logging: {driver: a, options: {x: 1}}", "logging: {options: {y: 2}}", "/logging/options", json!({"x": "1", "y": "2"})),
-        ("M12", "ulimits: {n: {soft: 1, hard: 2}}", "ulimits: {n: 5}", "/ulimits", json!({"n": 5})),
-        ("M13", "ports: ['80:80']", "ports: !reset []", "/ports", json!(null)),
-        ("M13", "ports: ['80:80']", "ports: !override ['81:81']", "/ports/0/target", json!(81)),
-        ("M13", "environment: {A: x, B: y}", "environment: {A: !reset null}", "/environment", json!({"B": "y"})),
+        (
+            "M1",
+            "cap_add: [A]",
+            "cap_add: [B, A]",
+            "/cap_add",
+            json!(["A", "B"]),
+        ),
+        (
+            "M2",
+            "command: [a, b]",
+            "command: [c]",
+            "/command",
+            json!(["c"]),
+        ),
+        (
+            "M2",
+            "healthcheck: {test: a, retries: 3}",
+            "healthcheck: {test: [NONE]}",
+            "/healthcheck",
+            json!({"test": ["NONE"], "retries": 3}),
+        ),
+        (
+            "M3",
+            "environment: [A=1, B=2]",
+            "environment: {B: 3}",
+            "/environment",
+            json!({"A": "1", "B": "3"}),
+        ),
+        (
+            "M3",
+            "environment: {FOO: x}",
+            "environment: [FOO]",
+            "/environment",
+            json!({"FOO": "foo"}),
+        ),
+        (
+            "M4",
+            "volumes: ['/a:/x', '/b:/y']",
+            "volumes: ['/c:/x']",
+            "/volumes/0/source",
+            json!("/c"),
+        ),
+        (
+            "M5",
+            "ports: ['8080:80']",
+            "ports: ['9090:80', '8080:80']",
+            "/ports/1/published",
+            json!("9090"),
+        ),
+        (
+            "M6",
+            "security_opt: [a]",
+            "security_opt: [a]",
+            "/security_opt",
+            json!(["a", "a"]),
+        ),
+        (
+            "M8",
+            "networks: {default: {aliases: [x]}}",
+            "networks: [default]",
+            "/networks/default/aliases",
+            json!(["x"]),
+        ),
+        (
+            "M9",
+            "build: ./x",
+            "build: {target: t}",
+            "/build",
+            json!({"context": "/p/x", "dockerfile": "Dockerfile", "target": "t"}),
+        ),
+        (
+            "M10",
+            "extra_hosts: ['h=1.1.1.1']",
+            "extra_hosts: ['h=1.1.1.1', 'h=2.2.2.2']",
+            "/extra_hosts",
+            json!(["h=1.1.1.1", "h=2.2.2.2"]),
+        ),
+        (
+            "M11",
+            "logging: {driver: a, options: {x: 1}}",
+            "logging: {driver: b, options: {y: 2}}",
+            "/logging",
+            json!({"driver": "b", "options": {"y": "2"}}),
+        ),
+        (
+            "M11",
+            "logging: {driver: a, options: {x: 1}}",
+            "logging: {options: {y: 2}}",
+            "/logging/options",
+            json!({"x": "1", "y": "2"}),
+        ),
+        (
+            "M12",
+            "ulimits: {n: {soft: 1, hard: 2}}",
+            "ulimits: {n: 5}",
+            "/ulimits",
+            json!({"n": 5}),
+        ),
+        (
+            "M13",
+            "ports: ['80:80']",
+            "ports: !reset []",
+            "/ports",
+            json!(null),
+        ),
+        (
+            "M13",
+            "ports: ['80:80']",
+            "ports: !override ['81:81']",
+            "/ports/0/target",
+            json!(81),
+        ),
+        (
+            "M13",
+            "environment: {A: x, B: y}",
+            "environment: {A: !reset null}",
+            "/environment",
+            json!({"B": "y"}),
+        ),
         ("M14", "user: !reset x", "tty: true", "/user", json!(null)),
     ] {
         let loaded = two(first, second);
         let document = document_for(id, second, &loaded);
-        let found = document.pointer(&format!("/services/a{pointer}")).cloned().unwrap_or(Value::Null);
+        let found = document
+            .pointer(&format!("/services/a{pointer}"))
+            .cloned()
+            .unwrap_or(Value::Null);
         assert_eq!(found, expected, "{id}: {first} + {second}");
     }
     let loaded = two("ports: ['80:80']", "ports: {a: b}");
@@ -307,7 +771,9 @@ fn merge_section_6() {
             "services: {a: {image: i, depends_on: {b: {condition: service_healthy}}}, b: {image: i}}\n---\nservices: {a: {depends_on: [b]}}",
         )],
     );
-    let found = document(&loaded).pointer("/services/a/depends_on/b/condition").cloned();
+    let found = document(&loaded)
+        .pointer("/services/a/depends_on/b/condition")
+        .cloned();
     assert_eq!(found, Some(json!("service_started")), "M7 P5");
 }
 
@@ -317,7 +783,10 @@ fn extends_and_include_sections_7_and_8() {
     let loaded = load(
         &options(&[("FOO", "foo")]),
         &[
-            ("compose.yaml", "services:\n  a:\n    extends: {file: sub/base.yaml, service: b}\n    ports: ['81:81']\n"),
+            (
+                "compose.yaml",
+                "services:\n  a:\n    extends: {file: sub/base.yaml, service: b}\n    ports: ['81:81']\n",
+            ),
             ("sub/base.yaml", base),
             ("sub/e.env", "K=v\n"),
         ],
@@ -332,23 +801,41 @@ fn extends_and_include_sections_7_and_8() {
     let loaded = load(
         &options(&[("FOO", "foo")]),
         &[
-            ("compose.yaml", "include: [sub/compose.yaml]\nservices:\n  a: {extends: inc}\n  inc: {labels: {over: ride}}\n"),
-            ("sub/compose.yaml", "services:\n  inc: {image: 'i-${FOO}-${BAR}', volumes: ['./d:/d', 'v:/v']}\nvolumes: {v: {}}\n"),
+            (
+                "compose.yaml",
+                "include: [sub/compose.yaml]\nservices:\n  a: {extends: inc}\n  inc: {labels: {over: ride}}\n",
+            ),
+            (
+                "sub/compose.yaml",
+                "services:\n  inc: {image: 'i-${FOO}-${BAR}', volumes: ['./d:/d', 'vol:/v']}\nvolumes: {vol: {}}\n",
+            ),
             ("sub/.env", "FOO=other\nBAR=bar\n"),
         ],
     );
     let document = document(&loaded);
-    assert_eq!(document["services"]["inc"]["image"], "i-foo-bar", "N2: parent wins");
-    assert_eq!(document["services"]["inc"]["volumes"][0]["source"], "/p/sub/d", "N2");
+    assert_eq!(
+        document["services"]["inc"]["image"], "i-foo-bar",
+        "N2: parent wins"
+    );
+    assert_eq!(
+        document["services"]["inc"]["volumes"][0]["source"], "/p/sub/d",
+        "N2"
+    );
     assert_eq!(document["services"]["inc"]["labels"]["over"], "ride", "N3");
     assert_eq!(document["services"]["a"]["image"], "i-foo-bar", "X7");
-    assert_eq!(document["volumes"]["v"]["name"], "p_v", "N6");
+    assert_eq!(document["volumes"]["vol"]["name"], "p_vol", "N6");
 
     let loaded = load(
         &options(&[]),
-        &[("compose.yaml", "include: [compose.yaml]\nservices: {a: {image: i}}\n")],
+        &[(
+            "compose.yaml",
+            "include: [compose.yaml]\nservices: {a: {image: i}}\n",
+        )],
     );
-    assert!(errors(&loaded)[0].starts_with("include cycle detected:\n/p/compose.yaml\n include"), "N4");
+    assert!(
+        errors(&loaded)[0].starts_with("include cycle detected:\n/p/compose.yaml\n include"),
+        "N4"
+    );
 }
 
 #[test]
@@ -358,47 +845,115 @@ fn names_files_and_environment_sections_1_and_2() {
         load(options, files).project.map(|p| p.name.to_string())
     };
     let files = &[("compose.yaml", yaml)][..];
-    assert_eq!(name(&options(&[]), files).as_deref(), Some("from_file"), "F6 F7");
-    assert_eq!(name(&options(&[("COMPOSE_PROJECT_NAME", "env")]), files).as_deref(), Some("env"), "F6");
+    assert_eq!(
+        name(&options(&[]), files).as_deref(),
+        Some("from_file"),
+        "F6 F7"
+    );
+    assert_eq!(
+        name(&options(&[("COMPOSE_PROJECT_NAME", "env")]), files).as_deref(),
+        Some("env"),
+        "F6"
+    );
     let mut named = options(&[("COMPOSE_PROJECT_NAME", "env")]);
     named.project_name = Some("flag".into());
     assert_eq!(name(&named, files).as_deref(), Some("flag"), "F6");
     named.project_name = Some("Flag".into());
-    assert!(errors(&load(&named, files))[0].starts_with("invalid project name \"Flag\""), "F7");
+    assert!(
+        errors(&load(&named, files))[0].starts_with("invalid project name \"Flag\""),
+        "F7"
+    );
 
     let mut up = options(&[]);
     up.current_dir = "/p/deep/er".into();
-    let loaded = load(&up, &[("compose.yaml", yaml), ("compose.override.yml", "services: {a: {user: u}}"), ("docker-compose.yml", yaml)]);
+    let loaded = load(
+        &up,
+        &[
+            ("compose.yaml", yaml),
+            ("compose.override.yml", "services: {a: {user: u}}"),
+            ("docker-compose.yml", yaml),
+        ],
+    );
     assert_eq!(document(&loaded)["services"]["a"]["user"], "u", "F1 F2");
-    assert!(loaded.diagnostics.iter().any(|d| d.code == "several-files"), "F1");
+    assert!(
+        loaded.diagnostics.iter().any(|d| d.code == "several-files"),
+        "F1"
+    );
 
     let env = ("dot.env", "TAG=file\nB=${TAG}\n");
-    let loaded = load(&options(&[("TAG", "os")]), &[("compose.yaml", yaml), (".env", env.1)]);
+    let loaded = load(
+        &options(&[("TAG", "os")]),
+        &[("compose.yaml", yaml), (".env", env.1)],
+    );
     assert_eq!(loaded.environment["B"], "os", "E4");
     assert_eq!(document(&loaded)["services"]["a"]["image"], "i:os", "E1");
     let mut explicit = options(&[]);
     explicit.env_files = vec!["dot.env".into(), "two.env".into()];
-    let loaded = load(&explicit, &[("compose.yaml", yaml), env, ("two.env", "TAG=two\n"), (".env", "TAG=no")]);
+    let loaded = load(
+        &explicit,
+        &[
+            ("compose.yaml", yaml),
+            env,
+            ("two.env", "TAG=two\n"),
+            (".env", "TAG=no"),
+        ],
+    );
     assert_eq!(document(&loaded)["services"]["a"]["image"], "i:two", "E2");
     explicit.env_files = vec!["absent.env".into()];
-    assert!(errors(&load(&explicit, files))[0].contains("couldn't find env file"), "E2");
-    let loaded = load(&options(&[("COMPOSE_DISABLE_ENV_FILE", "true")]), &[("compose.yaml", yaml), (".env", "TAG=no")]);
+    assert!(
+        errors(&load(&explicit, files))[0].contains("couldn't find env file"),
+        "E2"
+    );
+    let loaded = load(
+        &options(&[("COMPOSE_DISABLE_ENV_FILE", "true")]),
+        &[("compose.yaml", yaml), (".env", "TAG=no")],
+    );
     assert_eq!(document(&loaded)["services"]["a"]["image"], "i:none", "E3");
 
-    let loaded = load(&options(&[]), &[(".env", "COMPOSE_FILE=x.yaml:y.yaml\nCOMPOSE_PROFILES=on, off"), ("x.yaml", "services: {a: {image: i, profiles: [on]}}"), ("y.yaml", "services: {b: {image: i, profiles: [nope]}}")]);
+    let loaded = load(
+        &options(&[]),
+        &[
+            (
+                ".env",
+                "COMPOSE_FILE=x.yaml:y.yaml\nCOMPOSE_PROFILES=on, off",
+            ),
+            ("x.yaml", "services: {a: {image: i, profiles: [on]}}"),
+            ("y.yaml", "services: {b: {image: i, profiles: [nope]}}"),
+        ],
+    );
     let project = loaded.project.expect("it loads");
-    assert_eq!(project.services.keys().collect::<Vec<_>>(), ["a"], "F3 F4 S1");
+    assert_eq!(
+        project.services.keys().collect::<Vec<_>>(),
+        ["a"],
+        "F3 F4 S1"
+    );
     assert_eq!(project.disabled_services, ["b"], "S6");
 
     let mut stdin = options(&[]);
     stdin.files = vec!["-".into()];
-    let memory = Memory { stdin: yaml.into(), ..Memory::default() };
+    let memory = Memory {
+        stdin: yaml.into(),
+        ..Memory::default()
+    };
     assert!(compose::load(&stdin, &memory).project.is_some(), "F3 stdin");
-    assert!(errors(&load(&options(&[]), &[]))[0].contains("no configuration file provided"), "F1");
-    assert!(compose::project_name(&options(&[]), &Memory::default()).is_err(), "F12");
+    assert!(
+        errors(&load(&options(&[]), &[]))[0].contains("no configuration file provided"),
+        "F1"
+    );
+    assert!(
+        compose::project_name(&options(&[]), &Memory::default()).is_err(),
+        "F12"
+    );
     let mut by_name = options(&[]);
     by_name.project_name = Some("x".into());
-    assert_eq!(compose::project_name(&by_name, &Memory::default()).map(|n| n.to_string()).ok().as_deref(), Some("x"), "F12");
+    assert_eq!(
+        compose::project_name(&by_name, &Memory::default())
+            .map(|n| n.to_string())
+            .ok()
+            .as_deref(),
+        Some("x"),
+        "F12"
+    );
 }
 
 #[test]
@@ -412,19 +967,45 @@ fn env_files_of_services() {
     ];
     let loaded = load(&options(&[("FOO", "foo")]), &files);
     let a = document(&loaded)["services"]["a"].clone();
-    assert_eq!(a["environment"], json!({"A": "own", "B": "dee-foo", "C": "'$x'", "D": "dee"}), "E7 E8 E9");
+    assert_eq!(
+        a["environment"],
+        json!({"A": "own", "B": "dee-foo", "C": "'$x'", "D": "dee"}),
+        "E7 E8 E9"
+    );
     assert_eq!(a["labels"], json!({"x": "y"}), "E12");
     assert!(a.get("env_file").is_none(), "E10");
     let mut unread = options(&[]);
     unread.resolve_environment = false;
     let loaded = load(&unread, &files);
-    assert_eq!(document(&loaded)["services"]["a"]["env_file"][0]["path"], "/p/a.env", "E10");
-    let loaded = load(&options(&[]), &[("compose.yaml", "services: {a: {image: i, env_file: gone.env}}")]);
-    assert!(errors(&loaded)[0].contains("env file /p/gone.env not found"), "E9");
+    assert_eq!(
+        document(&loaded)["services"]["a"]["env_file"][0]["path"],
+        "/p/a.env",
+        "E10"
+    );
+    let loaded = load(
+        &options(&[]),
+        &[(
+            "compose.yaml",
+            "services: {a: {image: i, env_file: gone.env}}",
+        )],
+    );
+    assert!(
+        errors(&loaded)[0].contains("env file /p/gone.env not found"),
+        "E9"
+    );
     let mut one = options(&[]);
     one.services = vec!["b".into()];
-    let loaded = load(&one, &[("compose.yaml", "services: {a: {image: i, env_file: gone.env}, b: {image: i}}")]);
-    assert!(loaded.project.is_some(), "E10: unselected services are not read");
+    let loaded = load(
+        &one,
+        &[(
+            "compose.yaml",
+            "services: {a: {image: i, env_file: gone.env}, b: {image: i}}",
+        )],
+    );
+    assert!(
+        loaded.project.is_some(),
+        "E10: unselected services are not read"
+    );
 }
 
 #[test]
@@ -436,7 +1017,12 @@ fn profiles_and_selection_section_9() {
         options.profiles = profiles.iter().map(|s| (*s).to_owned()).collect();
         let loaded = load(&options, &[("compose.yaml", yaml)]);
         match &loaded.project {
-            Some(project) => project.services.keys().cloned().collect::<Vec<_>>().join(" "),
+            Some(project) => project
+                .services
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(" "),
             None => errors(&loaded).join("; "),
         }
     };
@@ -459,8 +1045,14 @@ fn three_mistakes_in_two_files_are_all_shown() {
     let loaded = load(
         &options,
         &[
-            ("compose.yaml", "services:\n  web:\n    imagee: nginx\n    ports:\n      - \"80:80:80:80x\"\n"),
-            ("over.yaml", "services:\n  web:\n    image: ünï\n    depends_on: [dbb]\n  db:\n    image: x\n"),
+            (
+                "compose.yaml",
+                "services:\n  web:\n    imagee: nginx\n    ports:\n      - \"80:80:80:80x\"\n",
+            ),
+            (
+                "over.yaml",
+                "services:\n  web:\n    image: ünï\n    depends_on: [dbb]\n  db:\n    image: x\n",
+            ),
         ],
     );
     insta::assert_snapshot!(source::render(&loaded.diagnostics, &loaded.sources, false), @r#"
@@ -497,7 +1089,10 @@ fn three_mistakes_in_two_files_are_all_shown() {
 fn places_reach_the_project() {
     let loaded = load(
         &options(&[]),
-        &[("compose.yaml", "services:\n  a:\n    image: i\n    ports:\n      - 80\n      - 81\nvolumes: {}\n")],
+        &[(
+            "compose.yaml",
+            "services:\n  a:\n    image: i\n    ports:\n      - 80\n      - 81\nvolumes: {}\n",
+        )],
     );
     let project = loaded.project.expect("it loads");
     let at = |path: &str| project.locations[path].to_string();
@@ -513,8 +1108,11 @@ fn secrets_from_the_environment_are_never_printed() {
     let mut project = loaded.project.expect("it loads");
     compose::resolve_environment_objects(&mut project, &loaded.environment).expect("it is set");
     assert_eq!(project.secrets["s"].content.as_deref(), Some("hunter2"));
-    let yaml_out = to_yaml(&project, PrintOptions::default()).expect("it prints");
-    assert!(!yaml_out.contains("hunter2") && yaml_out.contains("environment: TOKEN"), "V8");
+    let yaml_out = to_yaml(&project, PrintOptions::default());
+    assert!(
+        !yaml_out.contains("hunter2") && yaml_out.contains("environment: TOKEN"),
+        "V8"
+    );
     let error = compose::resolve_environment_objects(&mut project, &BTreeMap::new());
     assert_eq!(
         error.map_err(|e| e[0].to_string()),
@@ -528,14 +1126,24 @@ fn hostile_texts_end_with_a_diagnostic() {
     let deep_flow = "[".repeat(20_000);
     let deep_block: String = (0..2_000).map(|n| " ".repeat(n) + "a:\n").collect();
     let mut bomb = "x-a: &a [1,1,1,1,1,1,1,1,1,1]\n".to_owned();
-    for (name, of) in ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"]) {
-        bomb.push_str(&format!("x-{name}: &{name} [{}]\n", vec![format!("*{of}"); 10].join(",")));
+    for (name, of) in ["b", "c", "d", "e", "f", "g", "h", "i"]
+        .iter()
+        .zip(["a", "b", "c", "d", "e", "f", "g", "h"])
+    {
+        bomb.push_str(&format!(
+            "x-{name}: &{name} [{}]\n",
+            vec![format!("*{of}"); 10].join(",")
+        ));
     }
     let chain: String = "services:\n".to_owned()
-        + &(0..5_000).map(|n| format!("  s{n}: {{extends: s{}}}\n", n + 1)).collect::<String>()
+        + &(0..5_000)
+            .map(|n| format!("  s{n}: {{extends: s{}}}\n", n + 1))
+            .collect::<String>()
         + "  s5000: {image: i}\n";
     let dependencies: String = "services:\n".to_owned()
-        + &(0..5_000).map(|n| format!("  s{n}: {{image: i, depends_on: [s{}]}}\n", n + 1)).collect::<String>()
+        + &(0..5_000)
+            .map(|n| format!("  s{n}: {{image: i, depends_on: [s{}]}}\n", n + 1))
+            .collect::<String>()
         + "  s5000: {image: i, depends_on: [s0]}\n";
     for (name, text, is_error) in [
         ("flow", deep_flow.as_str(), true),
@@ -547,26 +1155,46 @@ fn hostile_texts_end_with_a_diagnostic() {
         ("tab", "services:\n\ta: 1\n", true),
         ("tags", "services: !!map {a: !foo {image: !!str 5}}", false),
         ("only anchors", "&a *a", true),
-        ("bom and crlf", "\u{feff}services:\r\n  a:\r\n    image: i\r\n", false),
+        (
+            "bom and crlf",
+            "\u{feff}services:\r\n  a:\r\n    image: i\r\n",
+            false,
+        ),
     ] {
         let loaded = load(&options(&[]), &[("compose.yaml", text)]);
-        assert_eq!(loaded.project.is_none(), is_error, "{name}: {:?}", errors(&loaded));
+        assert_eq!(
+            loaded.project.is_none(),
+            is_error,
+            "{name}: {:?}",
+            errors(&loaded)
+        );
         _ = source::render(&loaded.diagnostics, &loaded.sources, true);
     }
     let mut latin = Memory::default();
-    latin.files.insert("/p/compose.yaml".into(), b"services: {a: {image: \xe9}}".to_vec());
+    latin.files.insert(
+        "/p/compose.yaml".into(),
+        b"services: {a: {image: \xe9}}".to_vec(),
+    );
     assert!(errors(&compose::load(&options(&[]), &latin))[0].contains("not UTF-8 at byte 22"));
 }
 
 #[test]
 fn what_is_printed_loads_again_to_the_same() {
-    let yaml = "services:\n  a:\n    image: 'i$$x'\n    command: [sh, -c, 'echo $$HOME # yes', 'null', '1', 'no', '- x', \"a\\nb\\n\"]\n    environment: {A: '*a', B: 'x: y', C: '', D: ' lead', E: '0x1', F: '~', G: \"tab\\t\"}\n    ports: ['80:80', '90-91:90-91/udp']\n    volumes: ['./a:/a:ro', 'v:/v', '/anon']\n    build: {context: ., ssh: [default, k=/k]}\n    healthcheck: {test: 'x || y', interval: 1m30s, disable: false}\n    ulimits: {n: 1}\n    cpus: 1.5\nvolumes: {v: {driver_opts: {o: bind, device: ./dev, type: none}}}\n";
+    let yaml = "services:\n  a:\n    image: 'i$$x'\n    command: [sh, -c, 'echo $$HOME # yes', 'null', '1', 'no', '- x', \"a\\nb\\n\"]\n    environment: {A: '*a', B: 'x: y', C: '', D: ' lead', E: '0x1', F: '~', G: \"tab\\t\"}\n    ports: ['80:80', '90-91:90-91/udp']\n    volumes: ['./a:/a:ro', 'vol:/v', '/anon']\n    build: {context: ., ssh: [default, k=/k]}\n    healthcheck: {test: 'x || y', interval: 1m30s, disable: false}\n    ulimits: {n: 1}\n    cpus: 1.5\nvolumes: {vol: {driver_opts: {o: bind, device: ./dev, type: none}}}\n";
     let first = load(&options(&[]), &[("compose.yaml", yaml)]);
     let project = first.project.as_ref().expect("it loads");
-    let text = to_yaml(project, PrintOptions { escape_dollar: true }).expect("it prints");
+    let text = to_yaml(
+        project,
+        PrintOptions {
+            escape_dollar: true,
+        },
+    );
     let second = load(&options(&[]), &[("compose.yaml", &text)]);
     assert_eq!(document(&first), document(&second), "{text}");
-    assert_eq!(project.services, second.project.as_ref().expect("it loads").services);
+    assert_eq!(
+        project.services,
+        second.project.as_ref().expect("it loads").services
+    );
 }
 
 proptest::proptest! {
@@ -582,4 +1210,48 @@ proptest::proptest! {
         let loaded = load(&options(&[]), &[("compose.yaml", &service(&lines.join("\n")))]);
         _ = source::render(&loaded.diagnostics, &loaded.sources, false);
     }
+}
+
+/// A file of many services with what real ones hold.
+fn large(n: usize) -> String {
+    let mut text = "x-common: &common\n  restart: unless-stopped\n  logging: {driver: json-file, options: {max-size: 10m}}\nservices:\n".to_owned();
+    for i in 0..n {
+        text.push_str(&format!(
+            "  s{i}:\n    <<: *common\n    image: registry.example.com/team/app-{i}:${{TAG:-1.2.3}}\n    command: [\"serve\", \"--port\", \"8080\"]\n    environment:\n      A: one\n      B: ${{FOO}}\n      C: three\n      D: 4\n    ports: [\"{}:80\"]\n    volumes:\n      - data:/var/lib/data\n      - ./conf/{i}:/etc/app:ro\n    networks: [front, back]\n    labels:\n      com.example.a: x\n      com.example.b: y\n    healthcheck: {{test: [CMD, curl, -f, http://localhost], interval: 5s, timeout: 3s, retries: 5}}\n    deploy: {{resources: {{limits: {{cpus: '0.5', memory: 128M}}}}}}\n",
+            10_000 + i
+        ));
+        if i > 0 {
+            text.push_str(&format!(
+                "    depends_on: {{s{}: {{condition: service_healthy}}}}\n",
+                i - 1
+            ));
+        }
+    }
+    text.push_str("volumes: {data: {}}\nnetworks: {front: {}, back: {}}\n");
+    text
+}
+
+#[test]
+fn time_grows_with_the_file_and_not_faster() {
+    let time = |n: usize| {
+        let text = large(n);
+        let files = [("compose.yaml", text.as_str())];
+        let options = options(&[("FOO", "foo")]);
+        let start = std::time::Instant::now();
+        let loaded = load(&options, &files);
+        assert_eq!(
+            loaded.project.map(|p| p.services.len()),
+            Some(n),
+            "{:?}",
+            loaded.diagnostics.first()
+        );
+        start.elapsed()
+    };
+    let best = |n| (0..3).map(|_| time(n)).min().expect("three runs");
+    let (small, large) = (best(100), best(1_000));
+    // Ten times the services; quadratic work anywhere would make this a hundred.
+    assert!(
+        large < small * 30,
+        "100 services: {small:?}, 1,000: {large:?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Docker Compose's own `config` output for hundreds of files, compared with ours as data.
+//! Docker Compose's own `config` output for hundreds of files, compared with ours.
 //!
 //! `tests/data/compose/cases` holds inputs, outputs and exit statuses of version 2.26.1. Where the
 //! specification is newer than that version, the case is in `EXCEPTIONS` with the reason.
@@ -11,22 +11,70 @@ use wharf::source::files::HostFiles;
 
 /// Cases whose outcome differs on purpose: part of the name, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("loader_loader_test/L02192/", "2.26 took a network named x-… for an extension (Y5)"),
-    ("loader_normalize_test/L00381/", "2.26 has no pre_start (G2)"),
-    ("loader_tests_service_hooks_test/L00102/", "2.26 has no pre_start (G2)"),
-    ("loader_reset_test/L00151/", "2.26 confused service names with dots (Y7)"),
-    ("loader_reset_test/L00196/", "more than 100,000 values by aliases are refused (Y4)"),
-    ("loader_tests_build_extra_test/L00163/", "2.26 has no build.sbom (C20)"),
-    ("loader_tests_build_extra_test/L00177/", "2.26 has no build.no_cache_filter (Z1)"),
-    ("loader_tests_build_test/L00113/", "file modes are printed in octal now (C15)"),
-    ("loader_tests_configs_test/L00027/", "file modes are printed in octal now (C15)"),
-    ("loader_tests_secrets_test/L00027/", "file modes are printed in octal now (C15)"),
-    ("loader_tests_gw_priority_test/L00027/", "2.26 dropped gw_priority (K2)"),
-    ("loader_tests_volume_bind_test/L00051/", "create_host_path defaults to true now (C5)"),
-    ("loader_tests_volume_bind_test/L00101/", "create_host_path defaults to true now (C5)"),
-    ("override_merge_models_test/L00153/", "2.26 has no models (O1)"),
-    ("override_merge_models_test/L00172/", "2.26 has no models (O1)"),
-    ("override_merge_models_test/L00207/", "2.26 has no models (O1)"),
+    (
+        "loader_loader_test/L02192/",
+        "2.26 took a network named x-… for an extension (Y5)",
+    ),
+    (
+        "loader_normalize_test/L00381/",
+        "2.26 has no pre_start (G2)",
+    ),
+    (
+        "loader_tests_service_hooks_test/L00102/",
+        "2.26 has no pre_start (G2)",
+    ),
+    (
+        "loader_reset_test/L00151/",
+        "2.26 confused service names with dots (Y7)",
+    ),
+    (
+        "loader_reset_test/L00196/",
+        "more than 100,000 values by aliases are refused (Y4)",
+    ),
+    (
+        "loader_tests_build_extra_test/L00163/",
+        "2.26 has no build.sbom (C20)",
+    ),
+    (
+        "loader_tests_build_extra_test/L00177/",
+        "2.26 has no build.no_cache_filter (Z1)",
+    ),
+    (
+        "loader_tests_build_test/L00113/",
+        "file modes are printed in octal now (C15)",
+    ),
+    (
+        "loader_tests_configs_test/L00027/",
+        "file modes are printed in octal now (C15)",
+    ),
+    (
+        "loader_tests_secrets_test/L00027/",
+        "file modes are printed in octal now (C15)",
+    ),
+    (
+        "loader_tests_gw_priority_test/L00027/",
+        "2.26 dropped gw_priority (K2)",
+    ),
+    (
+        "loader_tests_volume_bind_test/L00051/",
+        "create_host_path defaults to true now (C5)",
+    ),
+    (
+        "loader_tests_volume_bind_test/L00101/",
+        "create_host_path defaults to true now (C5)",
+    ),
+    (
+        "override_merge_models_test/L00153/",
+        "2.26 has no models (O1)",
+    ),
+    (
+        "override_merge_models_test/L00172/",
+        "2.26 has no models (O1)",
+    ),
+    (
+        "override_merge_models_test/L00207/",
+        "2.26 has no models (O1)",
+    ),
 ];
 
 struct Case {
@@ -60,10 +108,13 @@ fn cases() -> Vec<Case> {
 }
 
 /// Runs a case; `Ok` is the printed document with the root written as `/CORPUS`.
-fn run(case: &Case) -> Result<serde_yaml::Value, String> {
+fn run(case: &Case) -> Result<String, String> {
     let input = root().join("input");
     let directory = input.join(&case.name);
-    let directory = directory.parent().expect("a case is below the root").to_owned();
+    let directory = directory
+        .parent()
+        .expect("a case is below the root")
+        .to_owned();
     let environment = BTreeMap::from([
         ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
         ("HOME".to_owned(), "/home/u".to_owned()),
@@ -75,17 +126,18 @@ fn run(case: &Case) -> Result<serde_yaml::Value, String> {
     let loaded = compose::load(&options, &HostFiles);
     let Some(project) = &loaded.project else {
         let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-        return Err(errors.map(|d| d.message.clone()).collect::<Vec<_>>().join("; "));
+        return Err(errors
+            .map(|d| d.message.clone())
+            .collect::<Vec<_>>()
+            .join("; "));
     };
     let text = compose::print::to_yaml(
         project,
         compose::print::PrintOptions {
             escape_dollar: true,
         },
-    )
-    .expect("a project prints");
-    let text = text.replace(&*input.to_string_lossy(), "/CORPUS");
-    Ok(serde_yaml::from_str(&text).expect("our output is YAML"))
+    );
+    Ok(text.replace(&*input.to_string_lossy(), "/CORPUS"))
 }
 
 #[test]
@@ -104,14 +156,10 @@ fn config_agrees_with_the_reference() {
             (true, Ok(printed)) => {
                 let path = root().join("expected").join(format!("{}.out", case.name));
                 let expected = std::fs::read_to_string(&path).expect("an output for a status of 0");
-                let expected: serde_yaml::Value =
-                    serde_yaml::from_str(&expected).expect("the reference prints YAML");
                 if printed != expected {
                     wrong.push(format!(
-                        "{}\n--- expected\n{}--- printed\n{}",
-                        case.name,
-                        serde_yaml::to_string(&expected).unwrap_or_default(),
-                        serde_yaml::to_string(&printed).unwrap_or_default()
+                        "{}\n--- expected\n{expected}--- printed\n{printed}",
+                        case.name
                     ));
                 }
             }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::status_text;
 use super::wire::docker;
-use crate::plan::{ObservedContainer, Phase};
+use crate::plan::ObservedContainer;
 use crate::reconcile::{BackendError, FailureKind};
 
 /// A row of `GET /containers/json`.
@@ -169,14 +169,6 @@ fn name_matches(wanted: &str, name: &str) -> bool {
         (false, true) => name.ends_with(wanted),
         (false, false) => name.contains(wanted),
     }
-}
-
-/// Whether `ps` without `--all` shows it.
-pub fn is_up(container: &ObservedContainer) -> bool {
-    matches!(
-        container.phase,
-        Phase::Running | Phase::Paused | Phase::Restarting
-    )
 }
 
 /// What a log prefix shows: Docker's `web-1`, or the container's own name where the file fixes it.

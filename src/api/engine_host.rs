@@ -19,7 +19,9 @@ use super::wire::frame::OutputStream;
 use super::wire::{EngineStatus, Verb};
 use super::{Host, LogLine, LogQuery, LogStream, Session, SessionControl, SessionOutput};
 use crate::compose::{Project, ProjectName};
-use crate::engine::container::{self, ExecSession, ExecSignaller, ExecStdio, Terminal, parse_signal};
+use crate::engine::container::{
+    self, ExecSession, ExecSignaller, ExecStdio, Terminal, parse_signal,
+};
 use crate::engine::{Engine, EngineError};
 use crate::plan::{self, ObservedContainer, Phase, labels};
 use crate::reconcile::{self, Backend, BackendError, Report};
@@ -122,24 +124,39 @@ impl Host for Engine {
         let lines = container.logs(query);
         let output = stream::unfold(lines, |mut lines| async move {
             let line = lines.recv().await?.ok()?;
-            let stream = if line.is_stderr { OutputStream::Stderr } else { OutputStream::Stdout };
+            let stream = if line.is_stderr {
+                OutputStream::Stderr
+            } else {
+                OutputStream::Stdout
+            };
             let mut bytes = line.bytes;
             if !line.partial {
                 bytes.push(b'\n');
             }
-            Some((SessionOutput { stream, bytes: bytes.into() }, lines))
+            Some((
+                SessionOutput {
+                    stream,
+                    bytes: bytes.into(),
+                },
+                lines,
+            ))
         });
         let input = container.attach_stdin().await?;
         let is_tty = container.view().record.config.tty;
-        let failed = |source| EngineError::File { action: "attach to", path: name, source };
+        let failed = |source| EngineError::File {
+            action: "attach to",
+            path: name,
+            source,
+        };
         let (stdin, terminal): (Pin<Box<dyn AsyncWrite + Send>>, _) = match input {
             Some(master) if is_tty => {
                 let terminal = Terminal::new(master).map_err(failed)?;
                 (Box::pin(terminal.clone()), Some(terminal))
             }
-            Some(stdin) => {
-                (Box::pin(pipe::Sender::from_owned_fd(stdin).map_err(failed)?), None)
-            }
+            Some(stdin) => (
+                Box::pin(pipe::Sender::from_owned_fd(stdin).map_err(failed)?),
+                None,
+            ),
             None => (Box::pin(tokio::io::sink()), None),
         };
         let (controls, mut received) = mpsc::channel(BACKLOG);
@@ -182,7 +199,11 @@ impl Host for Engine {
     }
 
     async fn status(&self) -> EngineStatus {
-        let views: Vec<_> = self.containers().iter().map(|container| container.view()).collect();
+        let views: Vec<_> = self
+            .containers()
+            .iter()
+            .map(|container| container.view())
+            .collect();
         let roots = self.roots();
         EngineStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -210,7 +231,11 @@ impl Host for Engine {
 
 fn log_line(line: container::LogLine) -> LogLine {
     LogLine {
-        stream: if line.is_stderr { OutputStream::Stderr } else { OutputStream::Stdout },
+        stream: if line.is_stderr {
+            OutputStream::Stderr
+        } else {
+            OutputStream::Stdout
+        },
         time_ns: line.time_ns,
         partial: line.partial,
         bytes: line.bytes.into(),
@@ -233,14 +258,28 @@ fn connect(mut session: ExecSession, container: &str) -> Result<Session, EngineE
         ExecStdio::Terminal(master) => {
             let terminal = Terminal::new(master).map_err(failed)?;
             let (sender, output) = mpsc::channel(BACKLOG);
-            tokio::spawn(pump(terminal.clone(), OutputStream::Stdout, sender, ended.clone()));
+            tokio::spawn(pump(
+                terminal.clone(),
+                OutputStream::Stdout,
+                sender,
+                ended.clone(),
+            ));
             (Box::pin(terminal.clone()), receive(output), Some(terminal))
         }
-        ExecStdio::Pipes { stdin, stdout, stderr } => {
+        ExecStdio::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } => {
             let reader = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(failed);
             let (stdout, stderr) = (reader(stdout)?, reader(stderr)?);
             let (sender, output) = mpsc::channel(BACKLOG);
-            tokio::spawn(pump(stdout, OutputStream::Stdout, sender.clone(), ended.clone()));
+            tokio::spawn(pump(
+                stdout,
+                OutputStream::Stdout,
+                sender.clone(),
+                ended.clone(),
+            ));
             tokio::spawn(pump(stderr, OutputStream::Stderr, sender, ended.clone()));
             let stdin: Pin<Box<dyn AsyncWrite + Send>> = match stdin {
                 Some(fd) => Box::pin(pipe::Sender::from_owned_fd(fd).map_err(failed)?),
@@ -258,7 +297,12 @@ fn connect(mut session: ExecSession, container: &str) -> Result<Session, EngineE
         // The client may have gone; nobody else waits for the code.
         let _ = exit_sender.send(Ok(code));
     });
-    Ok(Session { stdin, output, controls, exit })
+    Ok(Session {
+        stdin,
+        output,
+        controls,
+        exit,
+    })
 }
 
 fn receive(output: mpsc::Receiver<SessionOutput>) -> Output {
@@ -278,7 +322,9 @@ async fn control(
         match control {
             SessionControl::Resize(columns, rows) => {
                 // The terminal may be gone; then so is the need.
-                let _ = terminal.as_ref().map(|terminal| terminal.resize((columns, rows)));
+                let _ = terminal
+                    .as_ref()
+                    .map(|terminal| terminal.resize((columns, rows)));
             }
             SessionControl::Signal(signal) => {
                 if let Ok(signal) = parse_signal(&signal) {

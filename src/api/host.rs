@@ -19,7 +19,7 @@ use crate::reconcile::{Backend, BackendError, Report};
 /// An engine as the API serves it. Containers are named by name, id, or unambiguous id prefix.
 pub trait Host: Backend {
     /// Carries out one verb on one project, reporting as it goes; the last report is `Done` or
-    /// `Failed`. The server has made sure that no other verb runs on this project, and drops the
+    /// `Failed`. The reconciler does it, unless a host knows better. The server has made sure that no other verb runs on this project, and drops the
     /// future when a user cancels the command.
     fn reconcile(
         self: Arc<Self>,
@@ -27,7 +27,12 @@ pub trait Host: Backend {
         desired: Option<Project>,
         verb: Verb,
         reports: mpsc::UnboundedSender<Report>,
-    ) -> impl Future<Output = ()> + Send;
+    ) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        super::verb::carry_out(self, name, desired, verb, reports)
+    }
 
     /// Containers of one project or of all, by name; without `all` only those that run, are paused
     /// or restart.

@@ -17,6 +17,7 @@ pub mod server;
 #[cfg(test)]
 mod socket_tests;
 pub mod status_text;
+mod verb;
 pub mod wire;
 
 pub use host::*;

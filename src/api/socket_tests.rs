@@ -81,7 +81,6 @@ fn name() -> ProjectName {
 
 fn project(services: &[&str]) -> Project {
     let mut project = Project::new(name());
-    project.working_dir = "/demo".into();
     project.services = services
         .iter()
         .map(|s| (s.to_string(), Service::default()))
@@ -221,10 +220,7 @@ async fn an_oversized_body_is_refused_unread() {
     let answer = served
         .raw("POST /wharf/v1/projects/demo/up HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\nConnection: close\r\n\r\n")
         .await;
-    assert!(
-        answer.starts_with("HTTP/1.1 400"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
 
 fn records(frames: &[LogFrame]) -> Vec<(u16, OutputStream, u64, &[u8])> {

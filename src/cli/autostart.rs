@@ -14,7 +14,7 @@
 //! failure: the engine replaces it under a lock of its own.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,6 +28,8 @@ use crate::engine::Roots;
 
 /// The longest explanation that is read from an engine that does not start, in bytes.
 const REASON_BYTES: u64 = 64 << 10;
+/// The engine's word that it serves.
+pub const READY: &[u8] = b"ok\n";
 /// The engine's search path: that of a system service, whoever starts it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -49,13 +51,21 @@ pub fn connect(context: &Context) -> Result<UnixStream, Failure> {
 pub fn dial(socket: &Path) -> Result<Option<UnixStream>, Failure> {
     match UnixStream::connect(socket) {
         Ok(stream) => Ok(Some(stream)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
             Ok(None)
         }
         Err(error) => {
             let failure = Failure::new(
                 Kind::Engine,
-                format!("cannot connect to the engine at {}: {error}", socket.display()),
+                format!(
+                    "cannot connect to the engine at {}: {error}",
+                    socket.display()
+                ),
             );
             Err(match error.kind() {
                 ErrorKind::PermissionDenied => {
@@ -71,7 +81,10 @@ fn start(roots: &Roots) -> Result<UnixStream, Failure> {
     let doing = |what: &str, path: &Path, error: &std::io::Error| {
         let failure = Failure::new(
             Kind::Engine,
-            format!("cannot start the engine: {what} {}: {error}", path.display()),
+            format!(
+                "cannot start the engine: {what} {}: {error}",
+                path.display()
+            ),
         );
         match error.kind() {
             ErrorKind::PermissionDenied => failure.hint("run it as root, for instance with sudo"),
@@ -110,7 +123,8 @@ fn start(roots: &Roots) -> Result<UnixStream, Failure> {
         .mode(0o600)
         .open(&log_path)
         .map_err(|error| doing("cannot open", &log_path, &error))?;
-    spawn(roots, log).map_err(|error| doing("cannot run", Path::new("/proc/self/exe"), &error))??;
+    spawn(roots, log)
+        .map_err(|error| doing("cannot run", Path::new("/proc/self/exe"), &error))??;
     dial(&roots.socket)?.ok_or_else(|| {
         Failure::new(Kind::Engine, "the engine started, but does not answer")
             .hint("`wharf engine logs` shows what it said")
@@ -135,8 +149,12 @@ fn spawn(roots: &Roots, log: File) -> std::io::Result<Result<(), Failure>> {
         .stderr(log);
     for (name, value) in std::env::vars_os() {
         let kept = name.to_str().is_some_and(|name| {
-            (name.starts_with("WHARF_") && !matches!(name, "WHARF_HOST" | "WHARF_DATA_ROOT" | "WHARF_RUN_ROOT"))
-                || matches!(name, "HOME" | "XDG_RUNTIME_DIR" | "XDG_DATA_HOME" | "RUST_BACKTRACE")
+            (name.starts_with("WHARF_")
+                && !matches!(name, "WHARF_HOST" | "WHARF_DATA_ROOT" | "WHARF_RUN_ROOT"))
+                || matches!(
+                    name,
+                    "HOME" | "XDG_RUNTIME_DIR" | "XDG_DATA_HOME" | "RUST_BACKTRACE"
+                )
         });
         if kept {
             command.env(name, value);
@@ -145,30 +163,40 @@ fn spawn(roots: &Roots, log: File) -> std::io::Result<Result<(), Failure>> {
     let mut engine = command.spawn()?;
     let mut word = Vec::new();
     if let Some(pipe) = engine.stdout.take() {
-        // To the end of the pipe: the engine closes it when it has said what it had to say, and its
-        // death closes it, too.
-        pipe.take(REASON_BYTES).read_to_end(&mut word)?;
+        let mut pipe = BufReader::new(pipe.take(REASON_BYTES));
+        pipe.read_until(b'\n', &mut word)?;
+        // After `ok` nothing follows, but the pipe need not end: the engine's own children may hold
+        // it. A reason ends with the engine's death.
+        if word != READY {
+            pipe.read_to_end(&mut word)?;
+        }
     }
-    Ok(judge(&String::from_utf8_lossy(&word)))
+    Ok(judge(&word))
 }
 
 /// The engine's word: `ok`, or a message and `hint: ` lines.
-fn judge(word: &str) -> Result<(), Failure> {
-    if word.lines().next() == Some("ok") {
+fn judge(word: &[u8]) -> Result<(), Failure> {
+    if word == READY {
         return Ok(());
     }
+    let word = String::from_utf8_lossy(word);
     let (hints, message): (Vec<&str>, Vec<&str>) = word
         .lines()
         .filter(|line| !line.trim().is_empty())
         .partition(|line| line.starts_with("hint: "));
     if message.is_empty() {
-        return Err(Failure::new(Kind::Engine, "the engine ended before it was ready")
-            .hint("`wharf engine logs` shows what it said"));
+        return Err(
+            Failure::new(Kind::Engine, "the engine ended before it was ready")
+                .hint("`wharf engine logs` shows what it said"),
+        );
     }
     let message = message.join("; ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     let mut failure = Failure::new(Kind::Engine, format!("cannot start the engine: {message}"));
-    failure.hints = hints.iter().map(|hint| hint["hint: ".len()..].to_owned()).collect();
+    failure.hints = hints
+        .iter()
+        .map(|hint| hint["hint: ".len()..].to_owned())
+        .collect();
     Err(failure)
 }
 
@@ -178,8 +206,8 @@ mod tests {
 
     #[test]
     fn the_engines_own_words_are_passed_on() {
-        assert_eq!(judge("ok\n"), Ok(()));
-        let failure = judge("another engine holds /run/wharf\nhint: stop it first\n").unwrap_err();
+        assert_eq!(judge(b"ok\n"), Ok(()));
+        let failure = judge(b"another engine holds /run/wharf\nhint: stop it first\n").unwrap_err();
         assert_eq!(
             failure.lines(),
             [
@@ -187,7 +215,12 @@ mod tests {
                 "hint: stop it first"
             ]
         );
-        assert!(judge("").unwrap_err().error.contains("before it was ready"));
+        assert!(
+            judge(b"")
+                .unwrap_err()
+                .error
+                .contains("before it was ready")
+        );
     }
 
     #[test]

@@ -16,9 +16,8 @@ pub fn point(text: &str) -> Result<u64, String> {
 }
 
 fn point_before(text: &str, now_ns: u64) -> Result<u64, String> {
-    let unreadable = || {
-        format!("{text:?} is no point in time: write an age like 42m, or 2026-01-31T13:00:00Z")
-    };
+    let unreadable =
+        || format!("{text:?} is no point in time: write an age like 42m, or 2026-01-31T13:00:00Z");
     if let Some(age) = go_duration_ns(text) {
         return Ok(now_ns.saturating_sub(age));
     }
@@ -59,7 +58,9 @@ pub fn go_duration_ns(text: &str) -> Option<u64> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..end].parse().ok()?;
         rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let unit = match &rest[..end] {
             "ns" => 1.0,
             "us" | "µs" => 1e3,

@@ -192,18 +192,20 @@ fn text(
         return Ok(lines(&loaded.profiles));
     }
     if args.images {
-        return Ok(lines(project.services.iter().map(|(name, service)| {
-            match &service.image {
+        return Ok(lines(project.services.iter().map(
+            |(name, service)| match &service.image {
                 Some(image) => image.clone(),
                 None => format!("{}-{name}", project.name),
-            }
-        })));
+            },
+        )));
     }
     if let Some(which) = &args.hash {
         return hashes(project, which, lookups);
     }
     if args.environment {
-        return Ok(lines(loaded.environment.iter().map(|(k, v)| format!("{k}={v}"))));
+        return Ok(lines(
+            loaded.environment.iter().map(|(k, v)| format!("{k}={v}")),
+        ));
     }
     if args.variables {
         return Ok(variables(loaded));
@@ -215,10 +217,8 @@ fn text(
         escape_dollar: !args.no_interpolate,
     };
     match args.format.unwrap_or_default() {
-        Format::Yaml => to_yaml(project, print).map_err(|e| e.to_string()),
-        Format::Json => to_json(project, print)
-            .map(|text| text + "\n")
-            .map_err(|e| e.to_string()),
+        Format::Yaml => Ok(to_yaml(project, print)),
+        Format::Json => Ok(to_json(project, print) + "\n"),
     }
 }
 
@@ -235,8 +235,12 @@ fn service_order(project: &Project) -> Vec<&str> {
     let mut placed = BTreeSet::new();
     // The loader refuses cycles, unless told not to; the second sight of a name then ends the walk.
     let mut seen = BTreeSet::new();
-    let mut stack: Vec<(&str, bool)> =
-        project.services.keys().rev().map(|name| (name.as_str(), false)).collect();
+    let mut stack: Vec<(&str, bool)> = project
+        .services
+        .keys()
+        .rev()
+        .map(|name| (name.as_str(), false))
+        .collect();
     while let Some((name, is_done)) = stack.pop() {
         if is_done {
             if placed.insert(name) {
@@ -248,7 +252,11 @@ fn service_order(project: &Project) -> Vec<&str> {
             continue;
         }
         stack.push((name, true));
-        let dependencies = project.services.get(name).into_iter().flat_map(|s| s.depends_on.keys());
+        let dependencies = project
+            .services
+            .get(name)
+            .into_iter()
+            .flat_map(|s| s.depends_on.keys());
         for dependency in dependencies.rev() {
             if project.services.contains_key(dependency) {
                 stack.push((dependency, false));
@@ -295,7 +303,12 @@ fn variables(loaded: &Loaded) -> String {
     let head = ["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(str::to_owned);
     let all: Vec<&[String; 4]> = std::iter::once(&head).chain(&rows).collect();
     let widths: Vec<usize> = (0..4)
-        .map(|column| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            all.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     lines(all.iter().map(|row| {
         let cells: Vec<String> = row
@@ -311,14 +324,18 @@ fn variables(loaded: &Loaded) -> String {
 fn pin_images(project: &mut Project, lookups: &Lookups<'_>) -> Vec<String> {
     let mut failures = Vec::new();
     for (name, service) in &mut project.services {
-        let Some(image) = &mut service.image else { continue };
+        let Some(image) = &mut service.image else {
+            continue;
+        };
         if image.contains("@sha256:") {
             continue;
         }
         match (lookups.digest)(image) {
             Ok(pinned) => *image = pinned,
             Err(reason) => {
-                failures.push(format!("cannot resolve image {image} of service {name:?}: {reason}"));
+                failures.push(format!(
+                    "cannot resolve image {image} of service {name:?}: {reason}"
+                ));
                 continue;
             }
         }
@@ -344,4 +361,3 @@ fn lock(project: &Project) -> String {
     }
     text
 }
-

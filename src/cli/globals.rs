@@ -34,27 +34,68 @@ pub struct Globals {
     pub profiles: Vec<String>,
 
     /// When to use colours and cursor movement
-    #[arg(long, value_name = "WHEN", env = "COMPOSE_ANSI", default_value = "auto", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "COMPOSE_ANSI",
+        default_value = "auto",
+        hide_env = true
+    )]
     pub ansi: Ansi,
 
     /// How progress is shown
-    #[arg(long, value_name = "STYLE", env = "COMPOSE_PROGRESS", default_value = "auto", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "STYLE",
+        env = "COMPOSE_PROGRESS",
+        default_value = "auto",
+        hide_env = true
+    )]
     pub progress: ProgressMode,
 
     /// Steps carried out at once; -1 is without limit
-    #[arg(long, value_name = "N", env = "COMPOSE_PARALLEL_LIMIT", default_value = "-1", allow_negative_numbers = true, hide_env = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "COMPOSE_PARALLEL_LIMIT",
+        default_value = "-1",
+        allow_negative_numbers = true,
+        hide_env = true
+    )]
     pub parallel: i64,
 
     /// Socket of the engine, as unix:///path; nothing is started then
-    #[arg(short = 'H', long, value_name = "SOCKET", env = "WHARF_HOST", global = true, hide_env = true, help_heading = "Engine")]
+    #[arg(
+        short = 'H',
+        long,
+        value_name = "SOCKET",
+        env = "WHARF_HOST",
+        global = true,
+        hide_env = true,
+        help_heading = "Engine"
+    )]
     pub host: Option<String>,
 
     /// Where the engine keeps images, volumes and definitions [default: /var/lib/wharf]
-    #[arg(long, value_name = "DIR", env = "WHARF_DATA_ROOT", global = true, hide_env = true, help_heading = "Engine")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WHARF_DATA_ROOT",
+        global = true,
+        hide_env = true,
+        help_heading = "Engine"
+    )]
     pub data_root: Option<PathBuf>,
 
     /// Where the engine keeps its socket and what is true until the next boot [default: /run/wharf]
-    #[arg(long, value_name = "DIR", env = "WHARF_RUN_ROOT", global = true, hide_env = true, help_heading = "Engine")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WHARF_RUN_ROOT",
+        global = true,
+        hide_env = true,
+        help_heading = "Engine"
+    )]
     pub run_root: Option<PathBuf>,
 }
 
@@ -71,8 +112,11 @@ pub struct Context {
 impl Globals {
     pub fn context(self) -> Result<Context, Failure> {
         let current_dir = std::env::current_dir().map_err(|error| {
-            Failure::new(Kind::System, format!("the working directory is gone: {error}"))
-                .hint("change to a directory that exists")
+            Failure::new(
+                Kind::System,
+                format!("the working directory is gone: {error}"),
+            )
+            .hint("change to a directory that exists")
         })?;
         let (default_data, default_run) = default_roots();
         let absolute = |path: Option<PathBuf>, default: PathBuf| {
@@ -120,7 +164,11 @@ fn default_roots() -> (PathBuf, PathBuf) {
     if rustix::process::geteuid().is_root() {
         return ("/var/lib/wharf".into(), "/run/wharf".into());
     }
-    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let data = variable("XDG_DATA_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
         .unwrap_or_else(|| "/var/tmp".into());
@@ -133,12 +181,17 @@ fn default_roots() -> (PathBuf, PathBuf) {
 /// A boolean variable as Compose reads it.
 pub fn is_set(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| {
-        matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "t" | "yes" | "y" | "on")
+        matches!(
+            value.to_ascii_lowercase().as_str(),
+            "1" | "true" | "t" | "yes" | "y" | "on"
+        )
     })
 }
 
 /// `-t`: whole seconds; a negative number waits for ever in Compose, which nothing here does.
 pub fn seconds(text: &str) -> Result<Duration, String> {
-    let n: u64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    let n: u64 = text
+        .parse()
+        .map_err(|_| "expected a number of seconds".to_owned())?;
     Ok(Duration::from_secs(n))
 }

@@ -1,7 +1,194 @@
 //! The command line: one file per command, and `output/`.
+//!
+//! Reads files, environment and terminal as the user, sends one request, renders the answer. Holds
+//! no state. Runs on one thread: most commands are over in a few milliseconds.
 
+mod autostart;
+mod clock;
+mod command;
+pub mod config;
+mod down;
+mod engine;
+mod exec;
+mod globals;
+mod kill;
+mod logs;
+mod ls;
+mod output;
+mod project;
+mod ps;
+mod restart;
+mod start;
+mod stop;
+mod terminal;
+mod up;
+mod version;
+
+use std::io::Write;
 use std::process::ExitCode;
 
-pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use engine::{Boot, no_engine};
+use globals::{Context, Globals};
+use output::{Ansi, Failure, Output};
+
+/// wharf: declarative multi-container orchestrator, in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wharf",
+    version,
+    about = "Run the containers of a Compose file, with nothing else installed",
+    long_about = "Run the containers of a Compose file, with nothing else installed.\n\n\
+        The commands, flags and files are Compose's. The engine behind them starts by itself with \
+        the first command and needs no set-up.",
+    after_help = "Examples:\n  \
+        wharf up -d             start the project of this directory in the background\n  \
+        wharf up --plan         say what `up` would do and why, and do nothing\n  \
+        wharf logs -f web       follow the output of a service\n  \
+        wharf exec web sh       a shell in a running container\n  \
+        wharf down -v           stop and remove everything, volumes included",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
 }
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Down(down::Down),
+    Ps(ps::Ps),
+    Logs(logs::Logs),
+    Exec(exec::Exec),
+    Stop(stop::Stop),
+    Start(start::Start),
+    Restart(restart::Restart),
+    Kill(kill::Kill),
+    #[command(
+        long_about = "Print the project as the files, the environment and the defaults make it\n\n\
+            Merged, interpolated, checked, in canonical form. Needs no engine. Mistakes are shown \
+            with their place, all at once.",
+        after_help = "Examples:\n  \
+            wharf config -q              check only; the exit code tells\n  \
+            wharf config --services      names, dependencies first\n  \
+            wharf config --hash web      what tells whether a container has to be replaced"
+    )]
+    Config(config::ConfigArgs),
+    Ls(ls::Ls),
+    Version(version::Version),
+    Engine(engine::Engine),
+}
+
+/// Runs one command. `boot` becomes the engine; it is called at most once, before any thread or
+/// runtime exists, and its exit code is the process's.
+pub fn main(boot: impl FnOnce(Boot) -> ExitCode) -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let context = match cli.globals.context() {
+        Ok(context) => context,
+        Err(failure) => return ended(Output { ansi: Ansi::Auto }, Err(failure)),
+    };
+    if let Command::Engine(engine) = &cli.command
+        && let Some(announce) = engine.run_flag()
+    {
+        return match Boot::prepare(&context, announce) {
+            Ok(prepared) => boot(prepared),
+            Err(failure) => ended(context.output, Err(failure)),
+        };
+    }
+    let output = context.output;
+    ended(output, run(cli.command, &context))
+}
+
+fn run(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Up(up) => up.run(context),
+        Command::Down(down) => down.run(context),
+        Command::Ps(ps) => ps.run(context),
+        Command::Logs(logs) => logs.run(context),
+        Command::Exec(exec) => exec.run(context),
+        Command::Stop(stop) => stop.run(context),
+        Command::Start(start) => start.run(context),
+        Command::Restart(restart) => restart.run(context),
+        Command::Kill(kill) => kill.run(context),
+        Command::Config(arguments) => print_config(&arguments, context),
+        Command::Ls(ls) => ls.run(context),
+        Command::Version(version) => version.run(context),
+        Command::Engine(engine) => engine.run(context),
+    }
+}
+
+fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(), Failure> {
+    let hash = |project: &crate::compose::Project, service: &str| {
+        project
+            .services
+            .get(service)
+            .map(crate::plan::hash::service_hash)
+    };
+    let digest = |reference: &str| {
+        Err(format!(
+            "cannot look up the digest of {reference}: no registry is asked yet"
+        ))
+    };
+    let lookups = config::Lookups {
+        hash: &hash,
+        digest: &digest,
+    };
+    let code = config::run(
+        project::options(context),
+        arguments,
+        &crate::source::files::HostFiles,
+        &lookups,
+        context.output.ansi.stderr().is_on,
+        &mut std::io::stdout().lock(),
+        &mut std::io::stderr().lock(),
+    )
+    .map_err(|error| Failure::system("cannot write", &error))?;
+    match code {
+        0 => Ok(()),
+        code => Err(Failure::exit(code.into())),
+    }
+}
+
+fn ended(output: Output, result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.fail(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Help and versions go to stdout and are no failure; the rest is Compose's exit code 16.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    if error.use_stderr() {
+        _ = write!(std::io::stderr(), "{}", text.ansi());
+        let missing_command = matches!(
+            error.kind(),
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | clap::error::ErrorKind::InvalidSubcommand
+        );
+        ExitCode::from(if missing_command { 1 } else { 16 })
+    } else {
+        _ = write!(std::io::stdout(), "{text}");
+        ExitCode::SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod tests;

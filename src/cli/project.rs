@@ -15,7 +15,8 @@ pub struct Selected {
     pub project: Option<Project>,
 }
 
-fn options(context: &Context) -> LoadOptions {
+/// How to load the project that the flags and the environment name.
+pub fn options(context: &Context) -> LoadOptions {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -31,10 +32,12 @@ fn options(context: &Context) -> LoadOptions {
 
 /// Loads the project; warnings are shown, errors are the failure.
 ///
-/// The named services are selected by the engine, with what they depend on: others stay in the
-/// project, so that they are no orphans.
-pub fn load(context: &Context) -> Result<Project, Failure> {
-    let loaded = compose::load(&options(context), &HostFiles);
+/// The named services are selected with what they depend on, whatever their profiles; the others
+/// stay known as disabled, so that their containers are no orphans.
+pub fn load(context: &Context, services: &[String]) -> Result<Project, Failure> {
+    let mut options = options(context);
+    options.services = services.to_vec();
+    let loaded = compose::load(&options, &HostFiles);
     let is_missing = has_no_file(&loaded.diagnostics);
     if !loaded.diagnostics.is_empty() && !is_missing {
         let palette = context.output.ansi.stderr();
@@ -50,46 +53,32 @@ pub fn load(context: &Context) -> Result<Project, Failure> {
             Failure::new(Kind::File, "")
         });
     };
-    fill_from_environment(&mut project, &loaded.environment)?;
+    // Only now, and only for the engine: what is printed never holds the values.
+    compose::resolve_environment_objects(&mut project, &loaded.environment).map_err(|unset| {
+        let missing: Vec<String> = unset.iter().map(ToString::to_string).collect();
+        Failure::new(Kind::File, missing.join("; "))
+            .hint("set it in the shell, or in .env beside the file")
+    })?;
     Ok(project)
 }
 
 fn has_no_file(diagnostics: &[Diagnostic]) -> bool {
-    diagnostics.iter().any(|diagnostic| diagnostic.code == "no-file")
-}
-
-/// Secrets and configs that come from a variable get their content here: the variables are the
-/// user's, and the canonical form that others print must never hold them.
-fn fill_from_environment(
-    project: &mut Project,
-    environment: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
-    let kinds = [("secret", &mut project.secrets), ("config", &mut project.configs)];
-    for (kind, objects) in kinds {
-        for (key, object) in objects.iter_mut() {
-            let Some(variable) = &object.environment else { continue };
-            match environment.get(variable) {
-                Some(value) => object.content = Some(value.clone()),
-                None => {
-                    return Err(Failure::new(
-                        Kind::File,
-                        format!("environment variable {variable:?} required by {kind} {key:?} is not set"),
-                    )
-                    .hint(format!("set it in the shell or in .env: {variable}=…")));
-                }
-            }
-        }
-    }
-    Ok(())
+    diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.code == "no-file")
 }
 
 /// The project with its files, or by its name alone where a name is given and no file is there.
-pub fn select(context: &Context) -> Result<Selected, Failure> {
-    match load(context) {
-        Ok(project) => Ok(Selected { name: project.name.clone(), project: Some(project) }),
-        Err(failure) if failure.kind == Kind::NoFile && is_named(context) => {
-            Ok(Selected { name: name(context)?, project: None })
-        }
+pub fn select(context: &Context, services: &[String]) -> Result<Selected, Failure> {
+    match load(context, services) {
+        Ok(project) => Ok(Selected {
+            name: project.name.clone(),
+            project: Some(project),
+        }),
+        Err(failure) if failure.kind == Kind::NoFile && is_named(context) => Ok(Selected {
+            name: name(context)?,
+            project: None,
+        }),
         Err(failure) => Err(failure),
     }
 }
@@ -118,18 +107,4 @@ pub fn name(context: &Context) -> Result<ProjectName, Failure> {
         }
         failure
     })
-}
-
-/// Fails like Compose for a service that the file does not have.
-pub fn check_services(project: &Project, services: &[String]) -> Result<(), Failure> {
-    for service in services {
-        if !project.services.contains_key(service) && !project.disabled_services.contains(service) {
-            return Err(Failure::new(Kind::Engine, format!("no such service: {service}"))
-                .hint(format!(
-                    "the file has {}",
-                    project.services.keys().cloned().collect::<Vec<_>>().join(", ")
-                )));
-        }
-    }
-    Ok(())
 }

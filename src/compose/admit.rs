@@ -87,7 +87,9 @@ impl Admission<'_> {
     }
 
     fn list(&mut self, node: &mut Node, item: &Shape) {
-        let Some(list) = node.as_list_mut() else { return };
+        let Some(list) = node.as_list_mut() else {
+            return;
+        };
         for (at, value) in list.iter_mut().enumerate() {
             self.path.push_index(at);
             if value.is_null() && !accepts(item, &value.value) {
@@ -216,15 +218,14 @@ impl Admission<'_> {
                     )
                     .at(span)
                     .help(format!("set {name} in the environment or in .env")),
-                    TemplateError::Format | TemplateError::Depth => Diagnostic::error(
-                        "interpolation-format",
-                        format!("{error} for {path}"),
-                    )
-                    .at(span)
-                    .help(format!(
-                        "you may need to escape any $ with another $: {}",
-                        text.replace('$', "$$")
-                    )),
+                    TemplateError::Format | TemplateError::Depth => {
+                        Diagnostic::error("interpolation-format", format!("{error} for {path}"))
+                            .at(span)
+                            .help(format!(
+                                "you may need to escape any $ with another $: {}",
+                                text.replace('$', "$$")
+                            ))
+                    }
                 });
                 None
             }
@@ -307,7 +308,9 @@ impl Admission<'_> {
     }
 
     fn size(&mut self, node: &mut Node) {
-        let Some(text) = node.scalar_text() else { return };
+        let Some(text) = node.scalar_text() else {
+            return;
+        };
         match units::parse_bytes(&text) {
             Ok(bytes) => node.value = Value::Text(bytes.to_string()),
             Err(error) => self.wrong_value(node, error.to_string()),
@@ -330,7 +333,10 @@ impl Admission<'_> {
         };
         match mode.filter(|mode| (0..=0o7777).contains(mode)) {
             Some(mode) => node.value = Value::Text(format!("0{mode:o}")),
-            None => self.wrong_value(node, "is no file mode; write it in octal as in \"0440\"".into()),
+            None => self.wrong_value(
+                node,
+                "is no file mode; write it in octal as in \"0440\"".into(),
+            ),
         }
     }
 
@@ -342,7 +348,11 @@ impl Admission<'_> {
         let list: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
         let diagnostic = Diagnostic::error(
             "wrong-value",
-            format!("{} must be one of the following: {}", self.path, list.join(", ")),
+            format!(
+                "{} must be one of the following: {}",
+                self.path,
+                list.join(", ")
+            ),
         )
         .at(node.span);
         let near = schema::nearest(text, words.iter().copied());
@@ -453,7 +463,9 @@ pub fn refuse_nulls(
         );
         return;
     }
-    let Some(shape) = resolve(shape, node) else { return };
+    let Some(shape) = resolve(shape, node) else {
+        return;
+    };
     match (&node.value, shape) {
         (Value::Map(map), Shape::Object(object)) => {
             for (key, value) in map {

@@ -3,7 +3,7 @@
 //! Merging knows the long forms only. Defaults are filled in later, when every file has spoken:
 //! see [`super::normalize`].
 
-use super::short;
+use super::short::{self, is_windows_absolute};
 use crate::source::{Diagnostic, Map, Node, Tag, Value};
 
 /// What a canonicalisation needs beside the tree.
@@ -24,7 +24,9 @@ enum Bare {
 impl Canonical<'_> {
     /// Rewrites a whole document.
     pub fn project(&mut self, root: &mut Node) {
-        let Some(root) = root.as_map_mut() else { return };
+        let Some(root) = root.as_map_mut() else {
+            return;
+        };
         self.each(root, "services", Self::service);
         self.each(root, "networks", Self::network);
         self.each(root, "volumes", Self::resource);
@@ -102,7 +104,9 @@ impl Canonical<'_> {
                 return;
             };
             for rule in rules {
-                let Some(rule) = rule.as_map_mut() else { continue };
+                let Some(rule) = rule.as_map_mut() else {
+                    continue;
+                };
                 for key in ["ignore", "include"] {
                     c.at(rule, key, |_, n| into_list(n));
                 }
@@ -153,7 +157,9 @@ impl Canonical<'_> {
 
     fn build(&mut self, node: &mut Node) {
         into_field(node, "context");
-        let Some(build) = node.as_map_mut() else { return };
+        let Some(build) = node.as_map_mut() else {
+            return;
+        };
         self.at(build, "args", |c, n| c.pairs(n, Bare::Inherit));
         for key in ["labels", "additional_contexts"] {
             self.at(build, key, |c, n| c.pairs(n, Bare::Empty));
@@ -173,7 +179,10 @@ impl Canonical<'_> {
                 }
             }
             for (id, at) in bare {
-                c.refuse(&at, format!("invalid ssh key {id:?}: only `default` may stand alone"));
+                c.refuse(
+                    &at,
+                    format!("invalid ssh key {id:?}: only `default` may stand alone"),
+                );
             }
         });
         self.at(build, "no_cache_filter", |_, n| into_list(n));
@@ -203,7 +212,9 @@ impl Canonical<'_> {
     fn device_requests(&mut self, node: &mut Node) {
         for request in node.as_list_mut().into_iter().flatten() {
             let span = request.span;
-            let Some(map) = request.as_map_mut() else { continue };
+            let Some(map) = request.as_map_mut() else {
+                continue;
+            };
             self.at(map, "options", |c, n| c.pairs(n, Bare::Empty));
             if map.get("count").and_then(Node::as_str) == Some("all") {
                 self.at(map, "count", |_, n| replace(n, Value::Int(-1)));
@@ -221,13 +232,17 @@ impl Canonical<'_> {
     }
 
     fn hook(&mut self, node: &mut Node) {
-        let Some(hook) = node.as_map_mut() else { return };
+        let Some(hook) = node.as_map_mut() else {
+            return;
+        };
         self.at(hook, "command", Self::words);
         self.at(hook, "environment", |c, n| c.pairs(n, Bare::Inherit));
     }
 
     fn healthcheck(&mut self, node: &mut Node) {
-        let Some(check) = node.as_map_mut() else { return };
+        let Some(check) = node.as_map_mut() else {
+            return;
+        };
         self.at(check, "test", |c, test| match &test.value {
             Value::Text(line) => {
                 let words = vec![
@@ -261,10 +276,16 @@ impl Canonical<'_> {
         }
         match short::split_words(line) {
             Some(words) => {
-                let words = words.into_iter().map(|w| Node::text(node.span, w)).collect();
+                let words = words
+                    .into_iter()
+                    .map(|w| Node::text(node.span, w))
+                    .collect();
                 replace(node, Value::List(words));
             }
-            None => self.refuse(node, format!("invalid command line: unbalanced quote in {line:?}")),
+            None => self.refuse(
+                node,
+                format!("invalid command line: unbalanced quote in {line:?}"),
+            ),
         }
     }
 
@@ -343,10 +364,8 @@ impl Canonical<'_> {
                             hosts.push(item.with(Value::Text(format!("{host}={ip}"))));
                         }
                         _ if self.is_template(text) => hosts.push(item.clone()),
-                        _ => self.refuse(
-                            item,
-                            format!("invalid additional host, missing IP: {text}"),
-                        ),
+                        _ => self
+                            .refuse(item, format!("invalid additional host, missing IP: {text}")),
                     }
                 }
             }
@@ -356,7 +375,9 @@ impl Canonical<'_> {
     }
 
     fn ports(&mut self, node: &mut Node) {
-        let Some(items) = node.as_list_mut() else { return };
+        let Some(items) = node.as_list_mut() else {
+            return;
+        };
         let mut ports = Vec::new();
         for item in std::mem::take(items) {
             match item.as_str() {
@@ -380,14 +401,28 @@ impl Canonical<'_> {
             let span = item.span;
             match &mut item.value {
                 Value::Text(text) if self.templates && text.contains('$') => {}
-                Value::Text(text) => match short::volume(text) {
-                    Ok(volume) => *item = volume.node(span),
-                    Err(error) => self.diagnostics.push(
-                        Diagnostic::error("volume", error.to_string())
-                            .at(span)
-                            .help("write it as [SOURCE:]TARGET[:OPTIONS]"),
-                    ),
-                },
+                Value::Text(text) => {
+                    match short::volume(text) {
+                        Ok(volume) => {
+                            if volume.source.is_none() && is_windows_absolute(&volume.target) {
+                                self.diagnostics.push(
+                                Diagnostic::warning(
+                                    "drive-letter",
+                                    format!("volume {text:?} is read as the path of a Windows container"),
+                                )
+                                .at(span)
+                                .help("a volume's name needs two letters in this form"),
+                            );
+                            }
+                            *item = volume.node(span);
+                        }
+                        Err(error) => self.diagnostics.push(
+                            Diagnostic::error("volume", error.to_string())
+                                .at(span)
+                                .help("write it as [SOURCE:]TARGET[:OPTIONS]"),
+                        ),
+                    }
+                }
                 Value::Map(map) => {
                     if let Some(target) = map.get_mut("target")
                         && let Some(text) = target.as_str()
@@ -440,13 +475,17 @@ impl Canonical<'_> {
         for key in ["labels", "driver_opts"] {
             self.at(resource, key, |c, n| c.pairs(n, Bare::Empty));
         }
-        let Some(external) = resource.get_mut("external") else { return };
+        let Some(external) = resource.get_mut("external") else {
+            return;
+        };
         let span = external.span;
         if external.as_map().is_none() {
             return;
         }
         // Deprecated `external: {name: x}` (C17).
-        let name = external.as_map_mut().and_then(|map| map.shift_remove("name"));
+        let name = external
+            .as_map_mut()
+            .and_then(|map| map.shift_remove("name"));
         replace(external, Value::Bool(true));
         let Some(name) = name else { return };
         match resource.get("name") {

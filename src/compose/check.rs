@@ -8,7 +8,10 @@ use super::schema;
 use crate::source::{Diagnostic, Map, Node, Span};
 
 fn services(root: &Node) -> impl Iterator<Item = (&String, &Node)> {
-    root.get("services").and_then(Node::as_map).into_iter().flatten()
+    root.get("services")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flatten()
 }
 
 fn list<'n>(node: &'n Node, key: &str) -> impl Iterator<Item = &'n Node> {
@@ -37,12 +40,21 @@ pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     };
     for (name, service) in services(root) {
         let path = |tail: String| format!("services.{name}.{tail}");
-        for (on, dependency) in service.get("depends_on").and_then(Node::as_map).into_iter().flatten() {
+        for (on, dependency) in service
+            .get("depends_on")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             need(dependency, path(format!("depends_on.{on}")), &["condition"]);
         }
         if let Some(develop) = service.get("develop") {
             for (at, rule) in list(develop, "watch").enumerate() {
-                need(rule, path(format!("develop.watch.{at}")), &["action", "path"]);
+                need(
+                    rule,
+                    path(format!("develop.watch.{at}")),
+                    &["action", "path"],
+                );
             }
         }
         for (at, port) in list(service, "ports").enumerate() {
@@ -56,7 +68,12 @@ pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
                 need(hook, path(format!("{key}.{at}")), &["command"]);
             }
         }
-        for (limit, value) in service.get("ulimits").and_then(Node::as_map).into_iter().flatten() {
+        for (limit, value) in service
+            .get("ulimits")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             need(value, path(format!("ulimits.{limit}")), &["soft", "hard"]);
         }
         if let Some(provider) = service.get("provider") {
@@ -76,7 +93,12 @@ pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
             need(device, path(format!("devices.{at}")), &["source"]);
         }
     }
-    for (name, model) in root.get("models").and_then(Node::as_map).into_iter().flatten() {
+    for (name, model) in root
+        .get("models")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flatten()
+    {
         need(model, format!("models.{name}"), &["model"]);
     }
     shape(root, diagnostics);
@@ -85,12 +107,22 @@ pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
 /// Rules inside one value (extra validation of the reference, C3, C5, C17, V6).
 fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     for section in ["networks", "volumes", "secrets", "configs"] {
-        for (name, entry) in root.get(section).and_then(Node::as_map).into_iter().flatten() {
+        for (name, entry) in root
+            .get(section)
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             external_alone(section, name, entry, diagnostics);
         }
     }
     for (section, kind) in [("secrets", "secret"), ("configs", "config")] {
-        for (name, entry) in root.get(section).and_then(Node::as_map).into_iter().flatten() {
+        for (name, entry) in root
+            .get(section)
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             if entry.get("external").and_then(Node::as_bool) == Some(true) {
                 continue;
             }
@@ -122,7 +154,9 @@ fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
                 diagnostics.push(error(
                     "mount",
                     volume.span,
-                    format!("invalid mount config for type {kind:?}: field Source must not be empty"),
+                    format!(
+                        "invalid mount config for type {kind:?}: field Source must not be empty"
+                    ),
                 ));
             }
             if kind == "tmpfs" && has_source {
@@ -136,7 +170,9 @@ fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
                 diagnostics.push(error(
                     "mount",
                     volume.span,
-                    format!("invalid mount config for type {kind:?}: field Target must not be empty"),
+                    format!(
+                        "invalid mount config for type {kind:?}: field Target must not be empty"
+                    ),
                 ));
             }
         }
@@ -225,7 +261,9 @@ impl One<'_> {
 
     fn push(&mut self, code: &'static str, at: Span, message: String) -> &mut Diagnostic {
         self.diagnostics.push(error(code, at, message));
-        self.diagnostics.last_mut().unwrap_or_else(|| unreachable!("just pushed"))
+        self.diagnostics
+            .last_mut()
+            .unwrap_or_else(|| unreachable!("just pushed"))
     }
 
     fn source(&mut self) {
@@ -246,7 +284,9 @@ impl One<'_> {
     }
 
     fn defined(&self, section: &str, name: &str) -> bool {
-        self.root.get(section).is_some_and(|s| s.get(name).is_some())
+        self.root
+            .get(section)
+            .is_some_and(|s| s.get(name).is_some())
     }
 
     fn undefined(&mut self, section: &str, kind: &str, name: &str, at: Span) {
@@ -274,12 +314,19 @@ impl One<'_> {
             let diagnostic = error(
                 "network-mode",
                 mode.entry_span(),
-                format!("service {name:?} declares mutually exclusive `network_mode` and `networks`"),
+                format!(
+                    "service {name:?} declares mutually exclusive `network_mode` and `networks`"
+                ),
             )
             .label(networks.entry_span(), "and here");
             self.diagnostics.push(diagnostic);
         }
-        for (network, node) in service.get("networks").and_then(Node::as_map).into_iter().flatten() {
+        for (network, node) in service
+            .get("networks")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             if !self.defined("networks", network) {
                 self.undefined("networks", "network", network, node.entry_span());
             }
@@ -301,7 +348,12 @@ impl One<'_> {
         let uses = list(service, "secrets")
             .map(|n| ("secrets", "secret", n))
             .chain(list(service, "configs").map(|n| ("configs", "config", n)))
-            .chain(build_secrets.into_iter().flatten().map(|n| ("secrets", "build secret", n)));
+            .chain(
+                build_secrets
+                    .into_iter()
+                    .flatten()
+                    .map(|n| ("secrets", "build secret", n)),
+            );
         for (section, kind, item) in uses {
             if let Some(source) = item.get("source")
                 && let Some(name) = source.as_str()
@@ -310,7 +362,12 @@ impl One<'_> {
                 self.undefined(section, kind, name, source.span);
             }
         }
-        for (model, node) in service.get("models").and_then(Node::as_map).into_iter().flatten() {
+        for (model, node) in service
+            .get("models")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             if !self.defined("models", model) {
                 self.undefined("models", "model", model, node.entry_span());
             }
@@ -319,7 +376,13 @@ impl One<'_> {
 
     fn dependencies(&mut self, all: Option<&Map>, disabled: &Disabled) {
         let service = self.name;
-        for (name, node) in self.service.get("depends_on").and_then(Node::as_map).into_iter().flatten() {
+        for (name, node) in self
+            .service
+            .get("depends_on")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             if all.is_some_and(|all| all.contains_key(name)) {
                 continue;
             }
@@ -327,13 +390,17 @@ impl One<'_> {
             match disabled.get(name) {
                 _ if !required => {}
                 Some(off) => {
-                    let profiles: Vec<&str> = list(off, "profiles").filter_map(Node::as_str).collect();
+                    let profiles: Vec<&str> =
+                        list(off, "profiles").filter_map(Node::as_str).collect();
                     let message = format!(
                         "service {name:?} is required by {service:?} but is disabled. Can be enabled by profiles [{}]",
                         profiles.join(" ")
                     );
-                    self.push("disabled-dependency", node.entry_span(), message).help =
-                        Some(format!("enable it with --profile {}", profiles.join(" or --profile ")));
+                    self.push("disabled-dependency", node.entry_span(), message)
+                        .help = Some(format!(
+                        "enable it with --profile {}",
+                        profiles.join(" or --profile ")
+                    ));
                 }
                 None => {
                     let known = all.into_iter().flat_map(Map::keys).map(String::as_str);
@@ -377,9 +444,15 @@ impl One<'_> {
                 .label(other, "the other value"),
             );
         }
-        let Some((count, at)) = scale.or(replicas) else { return };
+        let Some((count, at)) = scale.or(replicas) else {
+            return;
+        };
         if count < 0 {
-            self.push("scale", at, format!("services.{name}.scale: must be greater than or equal to 0"));
+            self.push(
+                "scale",
+                at,
+                format!("services.{name}.scale: must be greater than or equal to 0"),
+            );
         }
         if count > 1
             && let Some(fixed) = self.service.get("container_name")
@@ -417,7 +490,9 @@ impl One<'_> {
                     error(
                         "limits",
                         own.entry_span(),
-                        format!("services.{name}: can't set distinct values on '{key}' and '{long}'"),
+                        format!(
+                            "services.{name}: can't set distinct values on '{key}' and '{long}'"
+                        ),
                     )
                     .label(deploy.entry_span(), "the other value"),
                 );
@@ -428,7 +503,8 @@ impl One<'_> {
     /// Two mounts cannot be seen at one place.
     fn targets(&mut self) {
         let mut seen: BTreeMap<String, Span> = BTreeMap::new();
-        let volumes = list(self.service, "volumes").filter_map(|v| Some((v.get_str("target")?, v.span)));
+        let volumes =
+            list(self.service, "volumes").filter_map(|v| Some((v.get_str("target")?, v.span)));
         let tmpfs = list(self.service, "tmpfs").filter_map(|t| {
             let path = t.as_str()?;
             Some((path.split(':').next().unwrap_or(path), t.span))
@@ -446,21 +522,31 @@ impl One<'_> {
         let name = self.name;
         for (target, at, first) in clashes {
             self.diagnostics.push(
-                error("mount", at, format!("services.{name}: duplicate mount target {target}"))
-                    .label(first, "first mounted here"),
+                error(
+                    "mount",
+                    at,
+                    format!("services.{name}: duplicate mount target {target}"),
+                )
+                .label(first, "first mounted here"),
             );
         }
         for (key, directory) in [("secrets", "/run/secrets/"), ("configs", "/")] {
             for item in list(self.service, key) {
                 if file_target(item, directory).is_some_and(|t| t.ends_with("/..")) {
-                    self.push("mount", item.span, format!("services.{name}.{key}: target leads nowhere"));
+                    self.push(
+                        "mount",
+                        item.span,
+                        format!("services.{name}.{key}: target leads nowhere"),
+                    );
                 }
             }
         }
     }
 
     fn watch(&mut self) {
-        let Some(develop) = self.service.get("develop") else { return };
+        let Some(develop) = self.service.get("develop") else {
+            return;
+        };
         let name = self.name;
         for rule in list(develop, "watch") {
             let action = rule.get_str("action").unwrap_or_default();
@@ -468,7 +554,9 @@ impl One<'_> {
                 self.push(
                     "watch",
                     rule.span,
-                    format!("services.{name}.develop.watch: target is required for {action} action"),
+                    format!(
+                        "services.{name}.develop.watch: target is required for {action} action"
+                    ),
                 );
             }
             if action == "rebuild" && self.service.get("build").is_none() {
@@ -482,12 +570,20 @@ impl One<'_> {
     }
 
     fn build(&mut self, all: Option<&Map>, disabled: &Disabled) {
-        let Some(build) = self.service.get("build") else { return };
+        let Some(build) = self.service.get("build") else {
+            return;
+        };
         let name = self.name;
-        if let (Some(platform), Some(platforms)) = (self.service.get("platform"), build.get("platforms"))
+        if let (Some(platform), Some(platforms)) =
+            (self.service.get("platform"), build.get("platforms"))
             && let Some(text) = platform.as_str()
         {
-            let mut built = platforms.as_list().into_iter().flatten().filter_map(Node::as_str).peekable();
+            let mut built = platforms
+                .as_list()
+                .into_iter()
+                .flatten()
+                .filter_map(Node::as_str)
+                .peekable();
             if built.peek().is_some() && !built.any(|p| p == text) {
                 self.diagnostics.push(
                     error(
@@ -499,9 +595,18 @@ impl One<'_> {
                 );
             }
         }
-        for (context, node) in build.get("additional_contexts").and_then(Node::as_map).into_iter().flatten() {
-            let Some(other) = node.as_str().and_then(|t| t.strip_prefix("service:")) else { continue };
-            let target = all.and_then(|a| a.get(other)).or_else(|| disabled.get(other));
+        for (context, node) in build
+            .get("additional_contexts")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
+            let Some(other) = node.as_str().and_then(|t| t.strip_prefix("service:")) else {
+                continue;
+            };
+            let target = all
+                .and_then(|a| a.get(other))
+                .or_else(|| disabled.get(other));
             match target {
                 None => {
                     self.push(
@@ -527,8 +632,12 @@ impl One<'_> {
 fn container_names(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, (&str, Span)> = BTreeMap::new();
     for (name, service) in services(root) {
-        let Some(node) = service.get("container_name") else { continue };
-        let Some(text) = node.as_str().filter(|t| !t.is_empty()) else { continue };
+        let Some(node) = service.get("container_name") else {
+            continue;
+        };
+        let Some(text) = node.as_str().filter(|t| !t.is_empty()) else {
+            continue;
+        };
         if let Some((other, first)) = seen.insert(text, (name, node.span)) {
             diagnostics.push(
                 error(
@@ -549,7 +658,9 @@ fn cycles(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
         Open,
         Done,
     }
-    let Some(all) = root.get("services").and_then(Node::as_map) else { return };
+    let Some(all) = root.get("services").and_then(Node::as_map) else {
+        return;
+    };
     let mut marks: BTreeMap<&str, Mark> = BTreeMap::new();
     let edges = |name: &str| -> Vec<(&str, Span)> {
         all.get(name)

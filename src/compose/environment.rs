@@ -16,7 +16,9 @@ use crate::source::{Diagnostic, Map, Node, Span, Value, dotenv};
 pub fn resolve(session: &mut Session<'_>, root: &mut Node, project: &Environment) {
     let services = root.get_mut("services").and_then(Node::as_map_mut);
     for service in services.into_iter().flat_map(Map::values_mut) {
-        let Some(service) = service.as_map_mut() else { continue };
+        let Some(service) = service.as_map_mut() else {
+            continue;
+        };
         if let Some(files) = service.shift_remove("env_file") {
             let own = values(service, "environment");
             let found = read(session, &files, |name, earlier| {
@@ -52,7 +54,9 @@ fn fill(service: &mut Map, key: &str, found: IndexMap<String, (String, Span)>) {
     if found.is_empty() {
         return;
     }
-    let Some(span) = found.values().next().map(|(_, span)| *span) else { return };
+    let Some(span) = found.values().next().map(|(_, span)| *span) else {
+        return;
+    };
     let mut merged: Map = found
         .into_iter()
         .map(|(name, (value, span))| (name, Node::text(span, value)))
@@ -74,7 +78,9 @@ fn read(
     let mut texts = Values::new();
     let mut found = IndexMap::new();
     for item in files.as_list().unwrap_or_default() {
-        let Some(path) = item.as_str().or_else(|| item.get_str("path")) else { continue };
+        let Some(path) = item.as_str().or_else(|| item.get_str("path")) else {
+            continue;
+        };
         let required = item.get("required").and_then(Node::as_bool) != Some(false);
         let at = item.get("path").map_or(item.span, |p| p.span);
         let id = match session.read(Path::new(path)) {
@@ -105,9 +111,12 @@ fn read(
             Some("raw") => dotenv::parse_raw(&text, &|name| lookup(name, &texts)),
             Some(format) => {
                 session.diagnostics.push(
-                    Diagnostic::error("env-file", format!("unsupported env_file format {format:?}"))
-                        .at(item.get("format").map_or(at, |f| f.span))
-                        .help("leave it out, or write `raw`"),
+                    Diagnostic::error(
+                        "env-file",
+                        format!("unsupported env_file format {format:?}"),
+                    )
+                    .at(item.get("format").map_or(at, |f| f.span))
+                    .help("leave it out, or write `raw`"),
                 );
                 continue;
             }
@@ -167,7 +176,9 @@ pub fn resolve_environment_objects(
     ];
     for (kind, section, objects) in sections {
         for (name, object) in objects.iter_mut() {
-            let Some(variable) = object.environment.clone() else { continue };
+            let Some(variable) = object.environment.clone() else {
+                continue;
+            };
             let value = match included.get(&format!("{section}.{name}")) {
                 Some(Some(value)) => Some(value.clone()),
                 _ => environment.get(&variable).cloned(),

@@ -25,7 +25,9 @@ struct Link {
 
 /// Resolves every `extends` of a canonical document.
 pub fn apply(session: &mut Session<'_>, document: &mut Node, path: &Path, model: &Model<'_>) {
-    let Some(services) = document.get("services").and_then(Node::as_map) else { return };
+    let Some(services) = document.get("services").and_then(Node::as_map) else {
+        return;
+    };
     let extending: Vec<String> = services
         .iter()
         .filter(|(_, s)| s.tag.is_none() && s.get("extends").is_some())
@@ -43,8 +45,12 @@ fn resolve(
     model: &Model<'_>,
     name: String,
 ) {
-    let Some(services) = document.get_mut("services").and_then(Node::as_map_mut) else { return };
-    let Some(first) = services.get(&name) else { return };
+    let Some(services) = document.get_mut("services").and_then(Node::as_map_mut) else {
+        return;
+    };
+    let Some(first) = services.get(&name) else {
+        return;
+    };
     let mut chain = vec![Link {
         file: path.to_owned(),
         name: name.clone(),
@@ -54,7 +60,11 @@ fn resolve(
     let mut failed = false;
     loop {
         let Some(last) = chain.last_mut() else { return };
-        let Some(extends) = last.service.as_map_mut().and_then(|s| s.shift_remove("extends")) else {
+        let Some(extends) = last
+            .service
+            .as_map_mut()
+            .and_then(|s| s.shift_remove("extends"))
+        else {
             break;
         };
         if extends.is_null() || extends.tag.is_some() {
@@ -164,12 +174,7 @@ fn base(
     let mut at = TreePath::default();
     at.push_key("services");
     at.push_key(service);
-    session.admit(
-        &mut found,
-        &BASE,
-        at,
-        model.environment,
-    );
+    session.admit(&mut found, &BASE, at, model.environment);
     if found.is_null() {
         found.value = Value::Map(Map::new());
     }
@@ -177,9 +182,7 @@ fn base(
         session.canonical().service(map);
         let directory = target.parent().unwrap_or(Path::new("/"));
         // Without path resolution the paths are still moved under the main file's directory.
-        let relative = directory
-            .strip_prefix(model.directory)
-            .unwrap_or(directory);
+        let relative = directory.strip_prefix(model.directory).unwrap_or(directory);
         let resolver = Resolver {
             base: directory,
             environment: model.environment,
@@ -249,7 +252,8 @@ fn report_cycle(session: &mut Session<'_>, chain: &[Link], again: &Link, at: Spa
 
 /// Whether a reference names something on another machine.
 pub fn is_remote(reference: &str) -> bool {
-    reference.starts_with("oci://") || is_remote_context(reference) && !reference.starts_with("service:")
+    reference.starts_with("oci://")
+        || is_remote_context(reference) && !reference.starts_with("service:")
 }
 
 /// The answer to remote files: the loader reads this machine only.

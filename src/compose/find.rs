@@ -95,10 +95,15 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
         .entry("PWD".to_owned())
         .or_insert_with(|| options.current_dir.to_string_lossy().into_owned());
 
-    let listed = environment.get("COMPOSE_ENV_FILES").filter(|l| !l.is_empty());
+    let listed = environment
+        .get("COMPOSE_ENV_FILES")
+        .filter(|l| !l.is_empty());
     let env_files: Vec<PathBuf> = match (options.env_files.is_empty(), listed) {
         (false, _) => options.env_files.iter().map(|f| absolute(f)).collect(),
-        (true, Some(list)) => list.split(',').map(|f| absolute(Path::new(f.trim()))).collect(),
+        (true, Some(list)) => list
+            .split(',')
+            .map(|f| absolute(Path::new(f.trim())))
+            .collect(),
         (true, None) => Vec::new(),
     };
     let start = match &options.project_directory {
@@ -231,11 +236,15 @@ fn env_file(
         Ok(id) => id,
         Err(error) => {
             let reason = match error.kind() {
-                std::io::ErrorKind::NotFound => format!("couldn't find env file: {}", file.display()),
+                std::io::ErrorKind::NotFound => {
+                    format!("couldn't find env file: {}", file.display())
+                }
                 std::io::ErrorKind::IsADirectory => format!("{} is a directory", file.display()),
                 _ => format!("failed to read {}: {error}", file.display()),
             };
-            session.diagnostics.push(Diagnostic::error("env-file", reason));
+            session
+                .diagnostics
+                .push(Diagnostic::error("env-file", reason));
             return Vec::new();
         }
     };
@@ -246,8 +255,11 @@ fn env_file(
         Err(error) => {
             let span = line_span(session, id, error.line());
             session.diagnostics.push(
-                Diagnostic::error("env-file", format!("failed to read {}: {error}", file.display()))
-                    .at(span),
+                Diagnostic::error(
+                    "env-file",
+                    format!("failed to read {}: {error}", file.display()),
+                )
+                .at(span),
             );
             Vec::new()
         }
@@ -257,7 +269,11 @@ fn env_file(
 /// A whole line of a text file.
 pub fn line_span(session: &Session<'_>, id: crate::source::FileId, line: usize) -> Span {
     let text = session.sources.file(id).text();
-    let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let start: usize = text
+        .split_inclusive('\n')
+        .take(line.saturating_sub(1))
+        .map(str::len)
+        .sum();
     let length = text[start..].lines().next().map_or(0, str::len);
     Span {
         start: start as u32,
@@ -282,12 +298,25 @@ pub fn is_named(options: &LoadOptions, found: &Found) -> bool {
 }
 
 fn given_name<'a>(options: &'a LoadOptions, found: &'a Found) -> Option<&'a String> {
-    let variable = || found.environment.get("COMPOSE_PROJECT_NAME").filter(|n| !n.is_empty());
-    options.project_name.as_ref().filter(|n| !n.is_empty()).or_else(variable)
+    let variable = || {
+        found
+            .environment
+            .get("COMPOSE_PROJECT_NAME")
+            .filter(|n| !n.is_empty())
+    };
+    options
+        .project_name
+        .as_ref()
+        .filter(|n| !n.is_empty())
+        .or_else(variable)
 }
 
 /// The project's name by the order of precedence (F6), reported when it is not a legal one.
-pub fn name(session: &mut Session<'_>, options: &LoadOptions, found: &Found) -> Option<ProjectName> {
+pub fn name(
+    session: &mut Session<'_>,
+    options: &LoadOptions,
+    found: &Found,
+) -> Option<ProjectName> {
     if let Some(chosen) = given_name(options, found) {
         return match ProjectName::new(chosen.clone()) {
             Ok(name) => Some(name),
@@ -305,9 +334,13 @@ pub fn name(session: &mut Session<'_>, options: &LoadOptions, found: &Found) -> 
     }
     let mut named = String::new();
     for file in &found.files {
-        let Some(documents) = session.documents(file, None) else { continue };
+        let Some(documents) = session.documents(file, None) else {
+            continue;
+        };
         for document in documents.iter() {
-            let Some(text) = document.get("name").and_then(Node::as_str) else { continue };
+            let Some(text) = document.get("name").and_then(Node::as_str) else {
+                continue;
+            };
             let lookup = |name: &str| found.environment.get(name).cloned();
             // Mistakes in the template are reported when the document itself is read.
             if let Ok(text) = interpolate::substitute(text, &lookup, &mut |_| {})

@@ -24,7 +24,10 @@ struct Item {
 
 /// Loads what a canonical document includes and merges the document over it.
 pub fn apply(session: &mut Session<'_>, document: &mut Node, path: &Path, model: &Model<'_>) {
-    let Some(include) = document.as_map_mut().and_then(|d| d.shift_remove("include")) else {
+    let Some(include) = document
+        .as_map_mut()
+        .and_then(|d| d.shift_remove("include"))
+    else {
         return;
     };
     if include.tag.is_some() {
@@ -33,7 +36,9 @@ pub fn apply(session: &mut Session<'_>, document: &mut Node, path: &Path, model:
     let mut below: Option<Node> = None;
     for item in include.as_list().unwrap_or_default() {
         let Some(item) = item_of(item) else { continue };
-        let Some(included) = load(session, &item, path, model) else { continue };
+        let Some(included) = load(session, &item, path, model) else {
+            continue;
+        };
         match &mut below {
             None => below = Some(included),
             Some(below) => {
@@ -49,7 +54,9 @@ pub fn apply(session: &mut Session<'_>, document: &mut Node, path: &Path, model:
     let mut own = std::mem::replace(document, below);
     if let Some(map) = own.as_map_mut() {
         for section in SECTIONS {
-            let Some(mut entry) = map.shift_remove(section) else { continue };
+            let Some(mut entry) = map.shift_remove(section) else {
+                continue;
+            };
             settle_merge(session, document, section, &mut entry);
         }
         // Everything else (name, extensions) is never taken from an included model.
@@ -62,19 +69,25 @@ pub fn apply(session: &mut Session<'_>, document: &mut Node, path: &Path, model:
     merge::unique_project(document);
 }
 
-const SECTIONS: [&str; 6] = ["services", "networks", "volumes", "secrets", "configs", "models"];
+const SECTIONS: [&str; 6] = [
+    "services", "networks", "volumes", "secrets", "configs", "models",
+];
 
 /// Merges a section of the document over the included one. Entries that only the document has keep
 /// their tags: earlier files of the same model are still to be reset by them.
 fn settle_merge(session: &mut Session<'_>, below: &mut Node, section: &str, own: &mut Node) {
-    let Some(target) = below.as_map_mut() else { return };
+    let Some(target) = below.as_map_mut() else {
+        return;
+    };
     let key = own.key;
     let (Some(existing), Value::Map(own_map)) = (target.get_mut(section), &mut own.value) else {
         target.insert(section.to_owned(), own.clone());
         return;
     };
     existing.key = key;
-    let Some(existing) = existing.as_map_mut() else { return };
+    let Some(existing) = existing.as_map_mut() else {
+        return;
+    };
     for (name, mut entry) in std::mem::take(own_map) {
         match existing.get_mut(&name) {
             None => {
@@ -109,7 +122,11 @@ fn settle_merge(session: &mut Session<'_>, below: &mut Node, section: &str, own:
 fn item_of(node: &Node) -> Option<Item> {
     let texts = |node: &Node| match &node.value {
         Value::Text(text) => vec![text.clone()],
-        Value::List(list) => list.iter().filter_map(Node::as_str).map(str::to_owned).collect(),
+        Value::List(list) => list
+            .iter()
+            .filter_map(Node::as_str)
+            .map(str::to_owned)
+            .collect(),
         _ => Vec::new(),
     };
     match &node.value {
@@ -184,7 +201,13 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
         }
     };
     for file in env_files {
-        extend_environment(session, &mut environment, model.environment, &file, item.span);
+        extend_environment(
+            session,
+            &mut environment,
+            model.environment,
+            &file,
+            item.span,
+        );
     }
     for file in &files {
         // Reported here, at the line that names it; `documents` then finds it known as missing.
@@ -197,11 +220,17 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
         chain: &chain,
     })?;
     for section in ["secrets", "configs"] {
-        for (name, object) in included.get(section).and_then(Node::as_map).into_iter().flatten() {
+        for (name, object) in included
+            .get(section)
+            .and_then(Node::as_map)
+            .into_iter()
+            .flatten()
+        {
             if let Some(variable) = object.get_str("environment") {
-                session
-                    .included_values
-                    .insert(format!("{section}.{name}"), environment.get(variable).cloned());
+                session.included_values.insert(
+                    format!("{section}.{name}"),
+                    environment.get(variable).cloned(),
+                );
             }
         }
     }
@@ -226,11 +255,7 @@ fn extend_environment(
             return;
         }
     };
-    let found = dotenv::parse(
-        &text,
-        &|name| environment.get(name).cloned(),
-        &mut |_| {},
-    );
+    let found = dotenv::parse(&text, &|name| environment.get(name).cloned(), &mut |_| {});
     match found {
         Ok(found) => {
             for (name, value) in found {
@@ -240,8 +265,11 @@ fn extend_environment(
             }
         }
         Err(error) => session.diagnostics.push(
-            Diagnostic::error("env-file", format!("failed to read {}: {error}", file.display()))
-                .at(at),
+            Diagnostic::error(
+                "env-file",
+                format!("failed to read {}: {error}", file.display()),
+            )
+            .at(at),
         ),
     }
 }

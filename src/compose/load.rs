@@ -113,14 +113,17 @@ fn project(
         &mut TreePath::default(),
         &mut session.diagnostics,
     );
-    let Some(name) = name else { return (None, Vec::new()) };
+    let Some(name) = name else {
+        return (None, Vec::new());
+    };
     if let Some(map) = root.as_map_mut() {
         let mut node = map
             .get("name")
             .cloned()
             .unwrap_or_else(|| Node::new(root.span, Value::Null));
         node.value = Value::Text(name.to_string());
-        root.as_map_mut().map(|map| map.insert("name".to_owned(), node));
+        root.as_map_mut()
+            .map(|map| map.insert("name".to_owned(), node));
     }
 
     check::required(&root, &mut session.diagnostics);
@@ -128,7 +131,12 @@ fn project(
         normalize::normalize(&mut root, name.as_str());
     }
     let all_profiles = profiles::names(&root);
-    let mut disabled = profiles::enable(&mut root, options, &found.environment, &mut session.diagnostics);
+    let mut disabled = profiles::enable(
+        &mut root,
+        options,
+        &found.environment,
+        &mut session.diagnostics,
+    );
     if options.consistency {
         check::consistency(&root, &disabled, &mut session.diagnostics);
     }

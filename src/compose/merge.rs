@@ -191,15 +191,21 @@ pub fn unique_project(root: &mut Node) {
 
 /// Makes the lists of one service unique.
 pub fn unique_service(service: &mut Node) {
-    let Some(service) = service.as_map_mut() else { return };
-    for key in ["cap_add", "cap_drop", "profiles", "links", "expose", "tmpfs"] {
+    let Some(service) = service.as_map_mut() else {
+        return;
+    };
+    for key in [
+        "cap_add", "cap_drop", "profiles", "links", "expose", "tmpfs",
+    ] {
         unique(service.get_mut(key), |n| n.scalar_text());
     }
     for key in ["dns", "dns_opt", "dns_search", "label_file", "extra_hosts"] {
         unique(service.get_mut(key), |n| n.scalar_text());
     }
     for key in ["volumes", "devices"] {
-        unique(service.get_mut(key), |n| n.get_str("target").map(str::to_owned));
+        unique(service.get_mut(key), |n| {
+            n.get_str("target").map(str::to_owned)
+        });
     }
     unique(service.get_mut("env_file"), |n| {
         n.as_str().or_else(|| n.get_str("path")).map(str::to_owned)
@@ -242,7 +248,9 @@ pub fn file_target(node: &Node, directory: &str) -> Option<String> {
 
 /// Keeps the last entry of each identity, at the place of the first. Entries without one stay.
 fn unique(list: Option<&mut Node>, identity: impl Fn(&Node) -> Option<String>) {
-    let Some(list) = list.and_then(Node::as_list_mut) else { return };
+    let Some(list) = list.and_then(Node::as_list_mut) else {
+        return;
+    };
     if list.len() < 2 {
         return;
     }

@@ -31,6 +31,7 @@ mod service;
 mod short;
 pub mod units;
 mod volume;
+mod yaml;
 
 pub use admit::Environment;
 pub use build::*;

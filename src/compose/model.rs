@@ -135,7 +135,9 @@ impl<'a> Session<'a> {
     pub fn model(&mut self, model: &Model<'_>) -> Option<Node> {
         let mut merged: Option<Node> = None;
         for path in model.files {
-            let Some(documents) = self.documents(path, None) else { continue };
+            let Some(documents) = self.documents(path, None) else {
+                continue;
+            };
             let mut versions = 0;
             for document in documents.iter() {
                 let mut document = document.clone();
@@ -156,7 +158,9 @@ impl<'a> Session<'a> {
                     model.environment,
                 );
                 self.resource_names(&document);
-                if let Some(version) = document.as_map_mut().and_then(|m| m.shift_remove("version"))
+                if let Some(version) = document
+                    .as_map_mut()
+                    .and_then(|m| m.shift_remove("version"))
                 {
                     versions += 1;
                     if versions == 1 {
@@ -200,8 +204,15 @@ impl<'a> Session<'a> {
 
     /// Names of resources become parts of file names and labels.
     fn resource_names(&mut self, document: &Node) {
-        for section in ["services", "networks", "volumes", "secrets", "configs", "models"] {
-            for (name, node) in document.get(section).and_then(Node::as_map).into_iter().flatten() {
+        for section in [
+            "services", "networks", "volumes", "secrets", "configs", "models",
+        ] {
+            for (name, node) in document
+                .get(section)
+                .and_then(Node::as_map)
+                .into_iter()
+                .flatten()
+            {
                 let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
                 if name.is_empty() || !name.chars().all(legal) {
                     self.diagnostics.push(

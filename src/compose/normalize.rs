@@ -13,7 +13,9 @@ pub fn defaults(root: &mut Node) {
             // `web:` alone is completed by another file or not at all (Y8).
             service.value = Value::Map(Map::new());
         }
-        let Some(service) = service.as_map_mut() else { continue };
+        let Some(service) = service.as_map_mut() else {
+            continue;
+        };
         if let Some(build) = service.get_mut("build") {
             let span = build.span;
             if let Some(build) = build.as_map_mut() {
@@ -114,17 +116,23 @@ fn device_requests(node: Option<&mut Node>) {
 
 /// Adds the networks, names and dependencies that follow from the rest (V1–V5).
 pub fn normalize(root: &mut Node, project: &str) {
-    let Some(root_map) = root.as_map_mut() else { return };
+    let Some(root_map) = root.as_map_mut() else {
+        return;
+    };
     let mut default_used = None;
     let services = root_map.get_mut("services").and_then(Node::as_map_mut);
     for service in services.into_iter().flat_map(Map::values_mut) {
         let span = service.entry_span();
-        let Some(service) = service.as_map_mut() else { continue };
+        let Some(service) = service.as_map_mut() else {
+            continue;
+        };
         let names_networks = service
             .get("networks")
             .and_then(Node::as_map)
             .is_some_and(|n| !n.is_empty());
-        if !names_networks && !service.contains_key("network_mode") && !service.contains_key("provider")
+        if !names_networks
+            && !service.contains_key("network_mode")
+            && !service.contains_key("provider")
         {
             let networks = Map::from_iter([("default".to_owned(), Node::new(span, Value::Null))]);
             service.insert("networks".to_owned(), Node::new(span, Value::Map(networks)));
@@ -152,7 +160,8 @@ pub fn normalize(root: &mut Node, project: &str) {
         let inherited = service.get("image").cloned();
         for hook in list(service.get_mut("pre_start")) {
             if let (Some(hook), Some(image)) = (hook.as_map_mut(), &inherited) {
-                hook.entry("image".to_owned()).or_insert_with(|| image.clone());
+                hook.entry("image".to_owned())
+                    .or_insert_with(|| image.clone());
             }
         }
     }
@@ -174,7 +183,9 @@ pub fn normalize(root: &mut Node, project: &str) {
                 entry.value = Value::Map(Map::new());
             }
             let span = entry.entry_span();
-            let Some(map) = entry.as_map_mut() else { continue };
+            let Some(map) = entry.as_map_mut() else {
+                continue;
+            };
             let external = map.get("external").and_then(Node::as_bool) == Some(true);
             let name = match external {
                 true => key.clone(),
@@ -218,12 +229,16 @@ fn imply_dependencies(service: &mut Map) {
             implied.push((name.to_owned(), false, span));
         }
     }
-    let Some((_, _, span)) = implied.first() else { return };
+    let Some((_, _, span)) = implied.first() else {
+        return;
+    };
     let span = *span;
     let entry = service
         .entry("depends_on".to_owned())
         .or_insert_with(|| Node::new(span, Value::Map(Map::new())));
-    let Some(dependencies) = entry.as_map_mut() else { return };
+    let Some(dependencies) = entry.as_map_mut() else {
+        return;
+    };
     for (name, restart, span) in implied {
         dependencies.entry(name).or_insert_with(|| {
             let mut map = Map::new();
@@ -240,9 +255,19 @@ fn imply_dependencies(service: &mut Map) {
 /// Takes out the resources that no service uses (S5).
 pub fn drop_unused(root: &mut Node) {
     let mut used: BTreeSet<(&'static str, String)> = BTreeSet::new();
-    for service in root.get("services").and_then(Node::as_map).into_iter().flat_map(Map::values) {
+    for service in root
+        .get("services")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flat_map(Map::values)
+    {
         for section in ["networks", "models"] {
-            for name in service.get(section).and_then(Node::as_map).into_iter().flat_map(Map::keys) {
+            for name in service
+                .get(section)
+                .and_then(Node::as_map)
+                .into_iter()
+                .flat_map(Map::keys)
+            {
                 used.insert((section, name.clone()));
             }
         }
@@ -257,8 +282,14 @@ pub fn drop_unused(root: &mut Node) {
         take("volumes", service.get("volumes"));
         take("secrets", service.get("secrets"));
         take("configs", service.get("configs"));
-        take("secrets", service.get("build").and_then(|b| b.get("secrets")));
-        if let Some(name) = service.get("credential_spec").and_then(|c| c.get_str("config")) {
+        take(
+            "secrets",
+            service.get("build").and_then(|b| b.get("secrets")),
+        );
+        if let Some(name) = service
+            .get("credential_spec")
+            .and_then(|c| c.get_str("config"))
+        {
             used.insert(("configs", name.to_owned()));
         }
     }

@@ -18,7 +18,9 @@ pub struct Resolver<'a> {
 impl Resolver<'_> {
     /// Resolves every path of a model (H1).
     pub fn project(&self, root: &mut Node) {
-        let Some(root) = root.as_map_mut() else { return };
+        let Some(root) = root.as_map_mut() else {
+            return;
+        };
         for service in entries(root, "services") {
             self.service(service);
         }
@@ -66,7 +68,10 @@ impl Resolver<'_> {
                 }
             }
         }
-        self.field(service.get_mut("extends").and_then(Node::as_map_mut), "file");
+        self.field(
+            service.get_mut("extends").and_then(Node::as_map_mut),
+            "file",
+        );
         if let Some(rules) = service
             .get_mut("develop")
             .and_then(|d| d.get_mut("watch"))
@@ -91,7 +96,9 @@ impl Resolver<'_> {
     fn local_image(&self, image: &mut Node) {
         let Some(text) = image.as_str() else { return };
         for scheme in ["rootfs:", "oci:", "oci-archive:", "docker-archive:"] {
-            let Some(path) = text.strip_prefix(scheme) else { continue };
+            let Some(path) = text.strip_prefix(scheme) else {
+                continue;
+            };
             // `oci:5` is a repository named `oci` with a tag; a path shows itself as one.
             if path.starts_with(['.', '/', '~']) || scheme.contains('-') || path.contains('/') {
                 image.value = Value::Text(format!("{scheme}{}", self.resolve(path)));
@@ -141,9 +148,18 @@ impl Resolver<'_> {
 
 pub fn is_remote_context(context: &str) -> bool {
     context.contains("://")
-        || ["https://", "http://", "git://", "ssh://", "github.com/", "git@", "service:", "target:"]
-            .iter()
-            .any(|prefix| context.starts_with(prefix))
+        || [
+            "https://",
+            "http://",
+            "git://",
+            "ssh://",
+            "github.com/",
+            "git@",
+            "service:",
+            "target:",
+        ]
+        .iter()
+        .any(|prefix| context.starts_with(prefix))
 }
 
 fn entries<'m>(root: &'m mut Map, section: &str) -> impl Iterator<Item = &'m mut Map> {

@@ -7,7 +7,7 @@
 use serde_json::{Map as Object, Value as Json};
 
 use super::schema::{self, Shape};
-use super::Project;
+use super::{Project, yaml};
 use crate::source::{Map, Node, Value};
 
 /// How a project is printed.
@@ -18,13 +18,13 @@ pub struct PrintOptions {
 }
 
 /// Canonical YAML, two blanks of indentation, `name:` first.
-pub fn to_yaml(project: &Project, options: PrintOptions) -> Result<String, serde_yaml::Error> {
-    serde_yaml::to_string(&document(project, options, Form::Yaml))
+pub fn to_yaml(project: &Project, options: PrintOptions) -> String {
+    yaml::document(&document(project, options, Form::Yaml))
 }
 
 /// Canonical JSON, indented by two blanks.
-pub fn to_json(project: &Project, options: PrintOptions) -> Result<String, serde_json::Error> {
-    serde_json::to_string_pretty(&document(project, options, Form::Json))
+pub fn to_json(project: &Project, options: PrintOptions) -> String {
+    format!("{:#}", Json::Object(document(project, options, Form::Json)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,10 +33,13 @@ enum Form {
     Json,
 }
 
-fn document(project: &Project, options: PrintOptions, form: Form) -> Json {
+fn document(project: &Project, options: PrintOptions, form: Form) -> Object<String, Json> {
     let Some(root) = &project.canonical else {
         // A project that came over the wire has no tree; its serialised form is all there is.
-        return serde_json::to_value(project).unwrap_or(Json::Null);
+        return match serde_json::to_value(project) {
+            Ok(Json::Object(document)) => document,
+            _ => Object::new(),
+        };
     };
     let printer = Printer { options, form };
     let mut document = printer.object(root.as_map(), &schema::PROJECT);
@@ -44,7 +47,7 @@ fn document(project: &Project, options: PrintOptions, form: Form) -> Json {
         let at = usize::from(document.contains_key("name"));
         document.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
     }
-    Json::Object(document)
+    document
 }
 
 /// A node as plain JSON, in the order of the file.
@@ -91,7 +94,9 @@ impl Printer {
 
     fn node(&self, node: &Node, shape: &Shape) -> Json {
         match (&node.value, shape) {
-            (Value::Map(map), Shape::Object(object)) => Json::Object(self.object(Some(map), object)),
+            (Value::Map(map), Shape::Object(object)) => {
+                Json::Object(self.object(Some(map), object))
+            }
             (Value::Map(map), Shape::Dict(item)) => {
                 let mut keys: Vec<&String> = map.keys().collect();
                 keys.sort();
@@ -169,7 +174,9 @@ impl Printer {
 
     /// An env file with nothing but a path is printed as that path.
     fn env_files(&self, node: &Node) -> Json {
-        let Some(list) = node.as_list() else { return self.any(node) };
+        let Some(list) = node.as_list() else {
+            return self.any(node);
+        };
         list.iter()
             .map(|item| {
                 let plain = item.get("required").and_then(Node::as_bool) != Some(false)
@@ -196,7 +203,8 @@ fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) ->
         Value::Text(text) => text.is_empty() || (text == "0" && matches!(shape, Shape::Size)),
         Value::List(list) => list.is_empty(),
         Value::Map(map) => {
-            map.is_empty() && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
+            map.is_empty()
+                && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
         }
     }
 }

@@ -22,7 +22,10 @@ pub fn names(root: &Node) -> Vec<String> {
 }
 
 fn services(root: &Node) -> impl Iterator<Item = (&String, &Node)> {
-    root.get("services").and_then(Node::as_map).into_iter().flatten()
+    root.get("services")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flatten()
 }
 
 fn profiles(service: &Node) -> impl Iterator<Item = &str> {
@@ -58,8 +61,15 @@ pub fn enable(
         }
     }
     for (name, service) in services(root) {
-        for profile in service.get("profiles").and_then(Node::as_list).into_iter().flatten() {
-            let Some(text) = profile.as_str() else { continue };
+        for profile in service
+            .get("profiles")
+            .and_then(Node::as_list)
+            .into_iter()
+            .flatten()
+        {
+            let Some(text) = profile.as_str() else {
+                continue;
+            };
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
             if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) || !text.chars().all(legal) {
                 diagnostics.push(
@@ -93,7 +103,9 @@ pub fn select(
     options: &LoadOptions,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let Some(map) = root.get_mut("services").and_then(Node::as_map_mut) else { return };
+    let Some(map) = root.get_mut("services").and_then(Node::as_map_mut) else {
+        return;
+    };
     drop_optional(map);
     if options.services.is_empty() {
         return;
@@ -155,7 +167,9 @@ fn drop_optional(services: &mut Map) {
 }
 
 fn retain_dependencies(service: &mut Node, keep: impl Fn(&str, &Node) -> bool) {
-    let Some(service) = service.as_map_mut() else { return };
+    let Some(service) = service.as_map_mut() else {
+        return;
+    };
     let Some(dependencies) = service.get_mut("depends_on").and_then(Node::as_map_mut) else {
         return;
     };
@@ -167,7 +181,8 @@ fn retain_dependencies(service: &mut Node, keep: impl Fn(&str, &Node) -> bool) {
 
 /// Whether a name matches a pattern of `*`, `?` and plain characters.
 fn glob(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {

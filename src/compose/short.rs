@@ -76,7 +76,10 @@ pub fn ports(text: &str) -> Result<Vec<ShortPort>, PortError> {
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(PortError::Protocol(protocol));
     }
-    let address = ip.strip_prefix('[').and_then(|s| s.strip_suffix(']')).unwrap_or(ip);
+    let address = ip
+        .strip_prefix('[')
+        .and_then(|s| s.strip_suffix(']'))
+        .unwrap_or(ip);
     if !address.is_empty() && address.parse::<IpAddr>().is_err() {
         return Err(PortError::Address(ip.to_owned()));
     }
@@ -186,9 +189,13 @@ pub fn volume(text: &str) -> Result<ShortVolume, VolumeError> {
     let mut sections = Vec::new();
     let mut section = String::new();
     let mut braces = 0usize;
-    for (at, c) in text.char_indices() {
+    for c in text.chars() {
         match c {
-            ':' if is_drive(&section, &text[at + 1..]) => section.push(c),
+            // `C:\x` keeps its colon, and so does `v:/x`: the reference takes every single letter
+            // for a drive.
+            ':' if section.len() == 1 && section.as_bytes()[0].is_ascii_alphabetic() => {
+                section.push(c);
+            }
             ':' if braces == 0 => sections.push(std::mem::take(&mut section)),
             '{' => {
                 braces += 1;
@@ -233,19 +240,9 @@ pub fn volume(text: &str) -> Result<ShortVolume, VolumeError> {
     Ok(volume)
 }
 
-/// Whether a colon belongs to a drive letter. `C:\x` does; `c:/x:/y` does, because the target
-/// follows; `c:/x` and `c:/x:ro` name a volume with a short name.
-fn is_drive(section: &str, rest: &str) -> bool {
-    section.len() == 1
-        && section.as_bytes()[0].is_ascii_alphabetic()
-        && (rest.starts_with('\\') || (rest.starts_with('/') && rest.contains(":/")))
-}
-
 /// `.`, `/`, `~`, `\\` or a drive letter begin a path; anything else names a volume.
 pub fn is_path(source: &str) -> bool {
-    source.starts_with(['.', '/', '~'])
-        || source.starts_with("\\\\")
-        || is_windows_absolute(source)
+    source.starts_with(['.', '/', '~']) || source.starts_with("\\\\") || is_windows_absolute(source)
 }
 
 pub fn is_windows_absolute(path: &str) -> bool {
@@ -368,11 +365,15 @@ mod tests {
         assert_eq!(v("data:/x"), Ok(named("data", "/x")));
         assert!(!named("data", "/x").is_bind());
         assert!(named("./a", "/x").is_bind() && named("~/a", "/x").is_bind());
-        assert_eq!(v("C:\\x:D:\\y:ro").map(|v| (v.source, v.target, v.read_only)),
-            Ok((Some("C:\\x".into()), "D:\\y".into(), true)));
+        assert_eq!(
+            v("C:\\x:D:\\y:ro").map(|v| (v.source, v.target, v.read_only)),
+            Ok((Some("C:\\x".into()), "D:\\y".into(), true))
+        );
         assert_eq!(v("${V:-/x}:/y"), Ok(named("${V:-/x}", "/y")));
-        assert_eq!(v("/a:/b:ro,z,rslave,what").map(|v| (v.read_only, v.selinux, v.propagation)),
-            Ok((true, Some("z".into()), Some("rslave".into()))));
+        assert_eq!(
+            v("/a:/b:ro,z,rslave,what").map(|v| (v.read_only, v.selinux, v.propagation)),
+            Ok((true, Some("z".into()), Some("rslave".into())))
+        );
         assert!(v(":foo").is_err_and(|e| e.contains("empty section between colons")));
         assert!(v("/a::ro").is_err_and(|e| e.contains("empty section between colons")));
         assert!(v("/aa:/bb:ro:zz").is_err_and(|e| e.contains("too many colons")));
@@ -382,8 +383,16 @@ mod tests {
     #[test]
     fn words_c11() {
         let words = |s: &str| split_words(s);
-        assert_eq!(words("sh -c 'a b' \"c d\" e\\ f"),
-            Some(vec!["sh".into(), "-c".into(), "a b".into(), "c d".into(), "e f".into()]));
+        assert_eq!(
+            words("sh -c 'a b' \"c d\" e\\ f"),
+            Some(vec![
+                "sh".into(),
+                "-c".into(),
+                "a b".into(),
+                "c d".into(),
+                "e f".into()
+            ])
+        );
         assert_eq!(words(""), Some(vec![]));
         assert_eq!(words("''"), Some(vec![String::new()]));
         assert_eq!(words("a 'b"), None);

@@ -44,28 +44,46 @@ impl Backend for Engine {
         platform: Option<&str>,
         progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> Result<String, BackendError> {
-        let image = self.ensure(reference, pull_policy, platform, progress).await?;
+        let image = self
+            .ensure(reference, pull_policy, platform, progress)
+            .await?;
         Ok(image.id.to_string())
     }
 
     async fn create_network(&self, config: &NetworkConfig) -> Result<(), BackendError> {
-        self.shared.networks.create(config).await.map_err(EngineError::from)?;
+        self.shared
+            .networks
+            .create(config)
+            .await
+            .map_err(EngineError::from)?;
         Ok(())
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), BackendError> {
-        self.shared.networks.remove(name).await.map_err(EngineError::from)?;
+        self.shared
+            .networks
+            .remove(name)
+            .await
+            .map_err(EngineError::from)?;
         Ok(())
     }
 
     async fn create_volume(&self, config: &VolumeConfig) -> Result<(), BackendError> {
-        self.shared.volumes.create(config).map_err(EngineError::from)?;
+        self.shared
+            .volumes
+            .create(config)
+            .map_err(EngineError::from)?;
         Ok(())
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), BackendError> {
         let users = self.shared.volume_users(name);
-        match self.shared.volumes.remove(name, &users).map_err(EngineError::from) {
+        match self
+            .shared
+            .volumes
+            .remove(name, &users)
+            .map_err(EngineError::from)
+        {
             Err(EngineError::Volume(VolumeError::NotFound { .. })) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -131,10 +149,15 @@ impl Engine {
         let images = self.shared.images.clone();
         let (pull_policy, platform) = (pull_policy.map(str::to_owned), platform.map(str::to_owned));
         let work = tokio::task::spawn_blocking(move || {
-            images.ensure(&reference, pull_policy.as_deref(), platform.as_deref(), |event| {
-                // A client that no longer listens misses nothing it needs.
-                let _ = progress.send(event);
-            })
+            images.ensure(
+                &reference,
+                pull_policy.as_deref(),
+                platform.as_deref(),
+                |event| {
+                    // A client that no longer listens misses nothing it needs.
+                    let _ = progress.send(event);
+                },
+            )
         });
         match work.await {
             Ok(image) => Ok(image?),
@@ -148,7 +171,12 @@ impl Engine {
         let users = |volume: &str| {
             views
                 .iter()
-                .filter(|view| view.record.volumes.iter().any(|mount| mount.volume == volume))
+                .filter(|view| {
+                    view.record
+                        .volumes
+                        .iter()
+                        .any(|mount| mount.volume == volume)
+                })
                 .map(|view| view.record.config.name.clone())
                 .collect()
         };
@@ -170,7 +198,10 @@ impl Engine {
             .into_iter()
             .flat_map(|image| {
                 let id = image.id.to_string();
-                image.references.into_iter().map(move |name| (name, id.clone()))
+                image
+                    .references
+                    .into_iter()
+                    .map(move |name| (name, id.clone()))
             })
             .collect())
     }
@@ -182,7 +213,9 @@ impl Engine {
     ) -> Result<ContainerId, EngineError> {
         let id = ContainerId::random();
         self.shared.names.take(&config.name, &id)?;
-        let result = self.create_named(id.clone(), config, inherit_volumes_from).await;
+        let result = self
+            .create_named(id.clone(), config, inherit_volumes_from)
+            .await;
         if result.is_err() {
             self.shared.names.release(&config.name, &id);
         }
@@ -282,11 +315,17 @@ impl Engine {
     ) -> Result<Vec<VolumeMountRecord>, EngineError> {
         let volumes = &self.shared.volumes;
         let anonymous = |target: &std::path::Path| -> Result<String, EngineError> {
-            match inherited.iter().find(|mount| mount.anonymous && mount.target == target) {
+            match inherited
+                .iter()
+                .find(|mount| mount.anonymous && mount.target == target)
+            {
                 Some(mount) => Ok(mount.volume.clone()),
                 None => {
                     let name = Volumes::anonymous_name()?;
-                    let config = VolumeConfig { name: name.clone(), ..VolumeConfig::default() };
+                    let config = VolumeConfig {
+                        name: name.clone(),
+                        ..VolumeConfig::default()
+                    };
                     volumes.create(&config)?;
                     Ok(name)
                 }
@@ -294,7 +333,13 @@ impl Engine {
         };
         let mut records = Vec::new();
         for mount in &config.mounts {
-            let MountSource::Volume { name, nocopy, subpath, labels } = &mount.source else {
+            let MountSource::Volume {
+                name,
+                nocopy,
+                subpath,
+                labels,
+            } = &mount.source
+            else {
                 continue;
             };
             let volume = match name {
@@ -347,11 +392,14 @@ fn create_log(path: &std::path::Path) -> Result<(), EngineError> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     options.create(true).append(true).mode(0o600);
-    options.open(path).map(drop).map_err(|source| EngineError::File {
-        action: "create",
-        path: path.display().to_string(),
-        source,
-    })
+    options
+        .open(path)
+        .map(drop)
+        .map_err(|source| EngineError::File {
+            action: "create",
+            path: path.display().to_string(),
+            source,
+        })
 }
 
 fn set_mode(path: &std::path::Path, mode: u32) -> Result<(), EngineError> {

@@ -33,7 +33,11 @@ impl Cgroups {
     /// Finds the hierarchies that are mounted.
     pub fn find(roots: &Roots) -> Cgroups {
         let tag = roots.tag();
-        let base = if tag.is_empty() { "wharf".to_owned() } else { format!("wharf-{tag}") };
+        let base = if tag.is_empty() {
+            "wharf".to_owned()
+        } else {
+            format!("wharf-{tag}")
+        };
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Cgroups {
             base: base.into(),
@@ -93,7 +97,10 @@ fn parse_mount(line: &str) -> Option<Mount> {
         _ => return None,
     };
     let path = before.split(' ').nth(4)?;
-    Some(Mount { path: path.into(), is_v2 })
+    Some(Mount {
+        path: path.into(),
+        is_v2,
+    })
 }
 
 fn end(dir: &Path, is_v2: bool) -> io::Result<()> {
@@ -132,7 +139,8 @@ mod tests {
 
     #[test]
     fn hierarchies_are_told_apart() {
-        let v1 = "31 30 0:27 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory";
+        let v1 =
+            "31 30 0:27 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory";
         let v2 = "40 30 0:36 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
         let other = "40 30 0:36 / /proc rw - proc proc rw";
         let parsed = |line| parse_mount(line).map(|mount| (mount.path, mount.is_v2));

@@ -138,7 +138,9 @@ impl EngineError {
                 source: ShimError::Refused(failure),
                 ..
             } => match failure.kind {
-                protocol::FailureKind::CommandNotFound => FailureKind::StartFailed { exit_code: 127 },
+                protocol::FailureKind::CommandNotFound => {
+                    FailureKind::StartFailed { exit_code: 127 }
+                }
                 protocol::FailureKind::CommandNotExecutable => {
                     FailureKind::StartFailed { exit_code: 126 }
                 }
@@ -195,7 +197,9 @@ fn image_kind(error: &ImageError) -> FailureKind {
     match error {
         ImageError::Reference(_) => FailureKind::Invalid,
         ImageError::NotPresent { .. } | ImageError::NotFound { .. } => FailureKind::NotFound,
-        ImageError::CannotPull { .. } | ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
+        ImageError::CannotPull { .. } | ImageError::OtherPlatform { .. } => {
+            FailureKind::Unsupported
+        }
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
         ImageError::AmbiguousId { .. } | ImageError::Rootfs { .. } => FailureKind::Invalid,
         _ => FailureKind::Internal,

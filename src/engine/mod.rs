@@ -91,7 +91,9 @@ impl Engine {
             .filter(|container| !name.is_empty() && container.id.as_str().starts_with(name));
         match (matching.next(), matching.next()) {
             (Some(container), None) => Ok(container.clone()),
-            _ => Err(EngineError::NoSuchContainer { name: name.to_owned() }),
+            _ => Err(EngineError::NoSuchContainer {
+                name: name.to_owned(),
+            }),
         }
     }
 
@@ -120,11 +122,15 @@ impl Engine {
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<ContainerId, Container>> {
         // Each writer does one map operation; a panic elsewhere leaves nothing half-done.
-        self.containers.read().unwrap_or_else(PoisonError::into_inner)
+        self.containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<ContainerId, Container>> {
-        self.containers.write().unwrap_or_else(PoisonError::into_inner)
+        self.containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A subscription to every change of containers.

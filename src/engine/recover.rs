@@ -88,7 +88,12 @@ impl Engine {
         };
         let start = state.start.clone()?;
         let attachment = self.shared.readopt_network(record, start.pid).await;
-        Some(Adopted { shim, events, state, attachment })
+        Some(Adopted {
+            shim,
+            events,
+            state,
+            attachment,
+        })
     }
 
     /// Whether it started after the last end that the store knows of. Starts are not recorded on
@@ -123,7 +128,10 @@ impl Engine {
     async fn remove_strangers(&self, records: &[(String, ContainerRecord)]) {
         let shared = &self.shared;
         let known = |name: &str| records.iter().any(|(id, _)| id == name);
-        for dir in [shared.roots.data.join("containers"), shared.roots.run.join("containers")] {
+        for dir in [
+            shared.roots.data.join("containers"),
+            shared.roots.run.join("containers"),
+        ] {
             for name in names_in(&dir) {
                 if !known(&name) {
                     if let Some(id) = ContainerId::parse(&name) {

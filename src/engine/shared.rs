@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, watch};
 
-use super::container::{Attached, ContainerId, ContainerRecord, LogWatch, RunRecord, Spawner, View, VolumeMountRecord};
+use super::container::{
+    Attached, ContainerId, ContainerRecord, LogWatch, RunRecord, Spawner, View, VolumeMountRecord,
+};
+use super::container::{Check, HostFacts, ResolvedMount, ResolvedSource};
 use super::image::{Image, Images};
 use super::names::Names;
 use super::network::Networks;
+use super::network::{Attach, Netns};
 use super::store::{Batch, Store, Table};
 use super::volume::{VolumeMount, Volumes};
 use super::{EngineError, Roots};
-use super::container::{Check, HostFacts, ResolvedMount, ResolvedSource};
-use super::network::{Attach, Netns};
 use crate::reconcile::ContainerChange;
 
 /// Changes that a slow subscriber may fall behind before it has to look again.
@@ -104,14 +106,14 @@ impl Shared {
     pub fn engine_command(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         vec![
-            "engine".to_owned(),
-            "run".to_owned(),
             "--data-root".to_owned(),
             text(&self.roots.data),
             "--run-root".to_owned(),
             text(&self.roots.run),
             "--host".to_owned(),
             format!("unix://{}", text(&self.roots.socket)),
+            "engine".to_owned(),
+            "run".to_owned(),
         ]
     }
 
@@ -144,13 +146,18 @@ impl Shared {
         self.lock_views().insert(id.clone(), view);
     }
 
-    fn lock_views(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, watch::Receiver<Arc<View>>>> {
+    fn lock_views(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<ContainerId, watch::Receiver<Arc<View>>>> {
         // Each access is one map operation; a panic elsewhere leaves nothing half-done.
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn views(&self) -> Vec<Arc<View>> {
-        self.lock_views().values().map(|view| view.borrow().clone()).collect()
+        self.lock_views()
+            .values()
+            .map(|view| view.borrow().clone())
+            .collect()
     }
 
     /// The container that `mode` names, and the pid of its init.
@@ -168,7 +175,9 @@ impl Shared {
                 .find(|(id, _)| id.as_str().starts_with(other))
                 .map(|(_, view)| view.borrow().clone()),
         };
-        let view = view.ok_or_else(|| EngineError::NoSuchContainer { name: other.to_owned() })?;
+        let view = view.ok_or_else(|| EngineError::NoSuchContainer {
+            name: other.to_owned(),
+        })?;
         match (&view.start, view.is_running()) {
             (Some(start), true) => Ok((view.record.id.clone(), start.pid)),
             _ => Err(EngineError::NamespaceOwnerDown {
@@ -182,7 +191,12 @@ impl Shared {
     pub fn volume_users(&self, volume: &str) -> Vec<String> {
         self.views()
             .iter()
-            .filter(|view| view.record.volumes.iter().any(|mount| mount.volume == volume))
+            .filter(|view| {
+                view.record
+                    .volumes
+                    .iter()
+                    .any(|mount| mount.volume == volume)
+            })
             .map(|view| view.record.config.name.clone())
             .collect()
     }
@@ -218,7 +232,9 @@ impl Shared {
     ) -> Result<ResolvedSource, EngineError> {
         let image = self.image_by_reference(reference)?;
         let [layer] = image.layers.as_slice() else {
-            return Err(EngineError::ImageMountLayers { image: reference.to_owned() });
+            return Err(EngineError::ImageMountLayers {
+                image: reference.to_owned(),
+            });
         };
         Ok(ResolvedSource::Bind {
             path: subpath.map_or_else(|| layer.clone(), |subpath| layer.join(subpath)),
@@ -259,16 +275,17 @@ impl Shared {
     /// The check of the file, its gaps filled from the image's.
     pub fn healthcheck(&self, record: &ContainerRecord) -> Option<Check> {
         let image = self.image_of(record).ok();
-        let of_image = image.and_then(|image| image.healthcheck).map(|check| {
-            crate::compose::Healthcheck {
-                test: Some(check.test).filter(|test| !test.is_empty()),
-                interval: check.interval,
-                timeout: check.timeout,
-                start_period: check.start_period,
-                start_interval: check.start_interval,
-                retries: check.retries,
-            }
-        });
+        let of_image =
+            image
+                .and_then(|image| image.healthcheck)
+                .map(|check| crate::compose::Healthcheck {
+                    test: Some(check.test).filter(|test| !test.is_empty()),
+                    interval: check.interval,
+                    timeout: check.timeout,
+                    start_period: check.start_period,
+                    start_interval: check.start_interval,
+                    retries: check.retries,
+                });
         let written = match (&record.config.healthcheck, of_image) {
             (Some(written), Some(image)) => crate::compose::Healthcheck {
                 test: written.test.clone().or(image.test),
@@ -289,7 +306,10 @@ impl Shared {
     pub fn display_command(&self, record: &ContainerRecord) -> String {
         let image = self.image_config(record);
         let of_image = |part: fn(&oci_spec::image::Config) -> &Option<Vec<String>>| {
-            image.as_ref().and_then(|config| part(config).clone()).unwrap_or_default()
+            image
+                .as_ref()
+                .and_then(|config| part(config).clone())
+                .unwrap_or_default()
         };
         let config = &record.config;
         let (entrypoint, default_command) = match &config.entrypoint {
@@ -326,13 +346,25 @@ impl Shared {
                         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                     }
                 }
-                bind(mount.subpath.as_ref().map_or_else(|| dir.clone(), |subpath| dir.join(subpath)))
+                bind(
+                    mount
+                        .subpath
+                        .as_ref()
+                        .map_or_else(|| dir.clone(), |subpath| dir.join(subpath)),
+                )
             }
-            VolumeMount::Mount { kind, source, options } => match kind.as_str() {
+            VolumeMount::Mount {
+                kind,
+                source,
+                options,
+            } => match kind.as_str() {
                 "tmpfs" => ResolvedSource::Tmpfs { options },
                 "none" | "bind" => bind(source.into()),
                 _ => {
-                    return Err(EngineError::VolumeKind { volume: mount.volume.clone(), kind });
+                    return Err(EngineError::VolumeKind {
+                        volume: mount.volume.clone(),
+                        kind,
+                    });
                 }
             },
         };
@@ -448,7 +480,10 @@ fn bind(path: PathBuf) -> ResolvedSource {
 pub fn private_dir(dir: &Path) -> Result<(), EngineError> {
     use std::os::unix::fs::PermissionsExt;
     let make = || -> std::io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
     };
     make().map_err(|source| EngineError::File {

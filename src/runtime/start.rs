@@ -1,6 +1,5 @@
 //! The start of a container: the parent's clone, and all that its child does until `execve`.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 

@@ -41,10 +41,7 @@ pub fn parse(
     lookup: &dyn Fn(&str) -> Option<String>,
     unset: &mut dyn FnMut(&str),
 ) -> Result<IndexMap<String, String>, EnvError> {
-    let mut scanner = Scanner {
-        text,
-        rest: text,
-    };
+    let mut scanner = Scanner { text, rest: text };
     let mut found: IndexMap<String, String> = IndexMap::new();
     while scanner.skip_to_statement() {
         let (key, inherited) = scanner.key()?;
@@ -172,7 +169,13 @@ impl<'t> Scanner<'t> {
                     return Err(EnvError::KeyCharacter {
                         line: self.line(),
                         character: c.to_string(),
-                        key: self.rest.lines().next().unwrap_or_default().trim().to_owned(),
+                        key: self
+                            .rest
+                            .lines()
+                            .next()
+                            .unwrap_or_default()
+                            .trim()
+                            .to_owned(),
                     });
                 }
             }
@@ -180,7 +183,9 @@ impl<'t> Scanner<'t> {
         let key = self.rest.trim().to_owned();
         self.rest = "";
         if key.contains(char::is_whitespace) {
-            return Err(EnvError::SpaceInKey { line: self.text.lines().count() });
+            return Err(EnvError::SpaceInKey {
+                line: self.text.lines().count(),
+            });
         }
         Ok((key, true))
     }
@@ -262,11 +267,7 @@ fn unescape(text: &str) -> String {
             '\\' => out.push('\\'),
             '$' => out.push_str("$$"),
             '0' => {
-                let digits: String = rest
-                    .chars()
-                    .take(3)
-                    .take_while(|c| c.is_digit(8))
-                    .collect();
+                let digits: String = rest.chars().take(3).take_while(|c| c.is_digit(8)).collect();
                 match u8::from_str_radix(&digits, 8) {
                     Ok(byte) => {
                         out.push(char::from(byte));
@@ -297,9 +298,21 @@ mod tests {
     #[test]
     fn reads_the_rows_d1_to_d7() {
         for (id, text, expected) in [
-            ("D1", "A=1\nB = 2\n C=3\nexport D=4\nE: 5", "A=1;B=2;C=3;D=4;E=5"),
-            ("D2", "A=123#x\nB=1 # c\nC= #x\nD=a\\tb\r\n", "A=123#x;B=1;C=#x;D=a\\tb"),
-            ("D3", "A='l $X\nm'\nB=\"a\\nb\\x\"\nC=\"\\$H $$H\"", "A=l $X\nm;B=a\nb\\x;C=$H $H"),
+            (
+                "D1",
+                "A=1\nB = 2\n C=3\nexport D=4\nE: 5",
+                "A=1;B=2;C=3;D=4;E=5",
+            ),
+            (
+                "D2",
+                "A=123#x\nB=1 # c\nC= #x\nD=a\\tb\r\n",
+                "A=123#x;B=1;C=#x;D=a\\tb",
+            ),
+            (
+                "D3",
+                "A='l $X\nm'\nB=\"a\\nb\\x\"\nC=\"\\$H $$H\"",
+                "A=l $X\nm;B=a\nb\\x;C=$H $H",
+            ),
             ("D3", "A='it\\'s'\nB=\"\\0101\"", "A=it's;B=A"),
             ("D5", "HOST\nNOPE\nA=1\n", "HOST=host;A=1"),
             ("D6", "# c\nA=\"x\" # c\n=v\n", "A=x;=v"),
@@ -324,7 +337,11 @@ mod tests {
                 "line 1: unexpected character \"$\" in variable name \"lol$wut\"",
             ),
             ("D4", "A=\"x\nB=1", "line 1: unterminated quoted value \"x"),
-            ("D7", "A=${X:?err}", "line 1: required variable X is missing a value: err"),
+            (
+                "D7",
+                "A=${X:?err}",
+                "line 1: required variable X is missing a value: err",
+            ),
         ] {
             assert_eq!(
                 read(text).map_err(|e| e.to_string()),

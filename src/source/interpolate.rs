@@ -298,7 +298,15 @@ mod tests {
 
     #[test]
     fn refuses_by_the_row_i6() {
-        for text in ["${", "${}", "${ a}", "${a }", "${foo!}", "${X/a/b}", "${A:-${B}"] {
+        for text in [
+            "${",
+            "${}",
+            "${ a}",
+            "${a }",
+            "${foo!}",
+            "${X/a/b}",
+            "${A:-${B}",
+        ] {
             assert_eq!(run(text), Err(TemplateError::Format), "{text}");
         }
         assert_eq!(
@@ -314,7 +322,9 @@ mod tests {
     #[test]
     fn unset_names_are_reported() {
         let mut names = Vec::new();
-        let _ = substitute("$A ${B} ${C:-x} $D", &lookup, &mut |n| names.push(n.to_owned()));
+        let _ = substitute("$A ${B} ${C:-x} $D", &lookup, &mut |n| {
+            names.push(n.to_owned())
+        });
         assert_eq!(names, ["A", "D"]);
     }
 

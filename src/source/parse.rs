@@ -34,9 +34,10 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
             Ok((Event::DocumentStart(_), _)) => {
                 builder.n_nodes = 0;
                 builder.anchors.clear();
-                match builder.next().and_then(|(event, span)| {
-                    builder.node(event, span, 0)
-                }) {
+                match builder
+                    .next()
+                    .and_then(|(event, span)| builder.node(event, span, 0))
+                {
                     Ok(node) => documents.push(node),
                     Err(stop) => {
                         builder.report(stop);
@@ -178,7 +179,10 @@ impl<'t> Builder<'t, '_> {
                     return Err(Stop::Refused(
                         Diagnostic::error(
                             "alias-cycle",
-                            format!("cycle detected: the alias at {} stands inside its own anchor", self.path),
+                            format!(
+                                "cycle detected: the alias at {} stands inside its own anchor",
+                                self.path
+                            ),
                         )
                         .at(span),
                     ));
@@ -239,7 +243,8 @@ impl<'t> Builder<'t, '_> {
                 whole.end = at.end.max(whole.end);
                 break;
             }
-            let is_merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let is_merge =
+                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
             let key = self.node(event, at, depth + 1)?;
             let name = match &key.value {
                 Value::Text(name) => Some(name.clone()),
@@ -290,14 +295,16 @@ impl<'t> Builder<'t, '_> {
     }
 
     fn refuse_key(&mut self, key: &Node, at: Span) {
-        let shown = key.scalar_text().unwrap_or_else(|| key.value.kind().to_owned());
+        let shown = key
+            .scalar_text()
+            .unwrap_or_else(|| key.value.kind().to_owned());
         let place = if self.path.0.is_empty() {
             "at top level".to_owned()
         } else {
             format!("in {}", self.path)
         };
-        let diagnostic = Diagnostic::error("non-string-key", format!("non-string key {place}: {shown}"))
-            .at(at);
+        let diagnostic =
+            Diagnostic::error("non-string-key", format!("non-string key {place}: {shown}")).at(at);
         self.diagnostics.push(match key.scalar_text() {
             Some(text) => diagnostic.help(format!("quote it: \"{text}\"")),
             None => diagnostic,

@@ -14,11 +14,15 @@ pub enum Ansi {
 
 impl Ansi {
     pub fn stdout(self) -> Palette {
-        Palette { is_on: self.is_on(io::stdout().is_terminal()) }
+        Palette {
+            is_on: self.is_on(io::stdout().is_terminal()),
+        }
     }
 
     pub fn stderr(self) -> Palette {
-        Palette { is_on: self.is_on(io::stderr().is_terminal()) }
+        Palette {
+            is_on: self.is_on(io::stderr().is_terminal()),
+        }
     }
 
     fn is_on(self, is_terminal: bool) -> bool {
@@ -43,15 +47,27 @@ pub struct Palette {
 
 /// Compose's order of prefix colours: the plain five, then their bright forms.
 const PREFIXES: [&str; 10] = [
-    "\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[36;1m", "\x1b[33;1m",
-    "\x1b[32;1m", "\x1b[35;1m", "\x1b[34;1m",
+    "\x1b[36m",
+    "\x1b[33m",
+    "\x1b[32m",
+    "\x1b[35m",
+    "\x1b[34m",
+    "\x1b[36;1m",
+    "\x1b[33;1m",
+    "\x1b[32;1m",
+    "\x1b[35;1m",
+    "\x1b[34;1m",
 ];
 
 type Pair = (&'static str, &'static str);
 
 impl Palette {
     fn pair(self, on: &'static str) -> Pair {
-        if self.is_on { (on, "\x1b[0m") } else { ("", "") }
+        if self.is_on {
+            (on, "\x1b[0m")
+        } else {
+            ("", "")
+        }
     }
 
     /// The colour of the n-th log prefix.

@@ -36,7 +36,11 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(kind: Kind, error: impl Into<String>) -> Failure {
-        Failure { kind, error: error.into(), hints: Vec::new() }
+        Failure {
+            kind,
+            error: error.into(),
+            hints: Vec::new(),
+        }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
@@ -80,13 +84,17 @@ impl Failure {
         if !self.error.is_empty() {
             lines.push(format!("error: {}", visible(&self.error)));
         }
-        lines.extend(self.hints.iter().map(|hint| format!("hint: {}", visible(hint))));
+        lines.extend(
+            self.hints
+                .iter()
+                .map(|hint| format!("hint: {}", visible(hint))),
+        );
         lines
     }
 }
 
 /// The chain of causes as one sentence. Messages never repeat their source, so they can be joined.
-pub fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -107,7 +115,11 @@ impl From<BackendError> for Failure {
             FailureKind::StartFailed { exit_code } => Kind::Container(exit_code),
             _ => Kind::Engine,
         };
-        Failure { kind, error: error.message, hints: error.hints }
+        Failure {
+            kind,
+            error: error.message,
+            hints: error.hints,
+        }
     }
 }
 

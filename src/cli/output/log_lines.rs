@@ -30,7 +30,9 @@ pub struct LogLines {
 
 impl LogLines {
     pub fn new(style: LogStyle, output: Output) -> LogLines {
-        let palette = |palette: Palette| Palette { is_on: palette.is_on && !style.no_color };
+        let palette = |palette: Palette| Palette {
+            is_on: palette.is_on && !style.no_color,
+        };
         LogLines {
             style,
             palettes: [palette(output.ansi.stdout()), palette(output.ansi.stderr())],
@@ -64,9 +66,13 @@ impl LogLines {
                 self.labels[index] = label;
                 Vec::new()
             }
-            LogFrame::Record { index, stream, time_ns, partial, bytes } => {
-                self.record(*index, *stream, *time_ns, *partial, bytes)
-            }
+            LogFrame::Record {
+                index,
+                stream,
+                time_ns,
+                partial,
+                bytes,
+            } => self.record(*index, *stream, *time_ns, *partial, bytes),
             LogFrame::Closed(closed) => {
                 let mut rest = Vec::new();
                 for stream in [OutputStream::Stdout, OutputStream::Stderr] {
@@ -116,7 +122,10 @@ impl LogLines {
     fn dress(&self, index: u16, stream: OutputStream, time_ns: u64, line: &[u8]) -> Vec<u8> {
         let mut dressed = Vec::with_capacity(line.len() + 48);
         if !self.style.no_prefix {
-            let label = self.labels.get(usize::from(index)).map_or("", String::as_str);
+            let label = self
+                .labels
+                .get(usize::from(index))
+                .map_or("", String::as_str);
             let (on, off) = self.palettes[stream as usize].prefix(usize::from(index));
             // Compose leaves two spaces behind the longest name.
             let gap = self.width + 2 - label.chars().count().min(self.width);
@@ -132,7 +141,9 @@ impl LogLines {
 
     /// The name that a line about a container uses.
     pub fn label(&self, index: u16) -> &str {
-        self.labels.get(usize::from(index)).map_or("", String::as_str)
+        self.labels
+            .get(usize::from(index))
+            .map_or("", String::as_str)
     }
 }
 
@@ -196,8 +207,7 @@ mod tests {
 
     #[test]
     fn prefixes_align_and_parts_of_lines_do_not_mix() {
-        let mut lines =
-            LogLines::with_palette(LogStyle::default(), Palette { is_on: false });
+        let mut lines = LogLines::with_palette(LogStyle::default(), Palette { is_on: false });
         let shown = show(
             &mut lines,
             &[
@@ -207,7 +217,10 @@ mod tests {
                 record(1, false, b"whole"),
                 record(0, false, b"done"),
                 record(1, true, b"cut off"),
-                LogFrame::Closed(Closed { index: 1, exit_code: Some(0) }),
+                LogFrame::Closed(Closed {
+                    index: 1,
+                    exit_code: Some(0),
+                }),
             ],
         );
         insta::assert_snapshot!(shown, @r"
@@ -219,12 +232,24 @@ mod tests {
 
     #[test]
     fn time_stamps_and_colours() {
-        let style = LogStyle { timestamps: true, ..LogStyle::default() };
+        let style = LogStyle {
+            timestamps: true,
+            ..LogStyle::default()
+        };
         let mut lines = LogLines::with_palette(style, Palette { is_on: true });
         let shown = show(&mut lines, &[opened(0, "a-1"), record(0, false, b"x")]);
-        assert_eq!(shown, "\x1b[36ma-1  | \x1b[0m2023-11-14T22:13:20.123456789Z x\n");
-        let style = LogStyle { no_prefix: true, ..LogStyle::default() };
+        assert_eq!(
+            shown,
+            "\x1b[36ma-1  | \x1b[0m2023-11-14T22:13:20.123456789Z x\n"
+        );
+        let style = LogStyle {
+            no_prefix: true,
+            ..LogStyle::default()
+        };
         let mut lines = LogLines::with_palette(style, Palette { is_on: true });
-        assert_eq!(show(&mut lines, &[opened(0, "a-1"), record(0, false, b"x")]), "x\n");
+        assert_eq!(
+            show(&mut lines, &[opened(0, "a-1"), record(0, false, b"x")]),
+            "x\n"
+        );
     }
 }

@@ -14,9 +14,9 @@ use std::io::{self, IsTerminal, Write};
 
 pub use colors::{Ansi, Palette};
 pub use escape::visible;
-pub use failure::{Failure, Kind, chain};
+pub use failure::{Failure, Kind};
 pub use log_lines::{LogLines, LogStyle};
-pub use progress::{Progress, ProgressMode};
+pub use progress::{Progress, ProgressMode, TICK};
 pub use table::Table;
 
 /// Where a command's output goes.

@@ -57,13 +57,21 @@ impl Progress {
             all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
             lines: HashMap::new(),
         });
-        Progress { mode, output, drawn }
+        Progress {
+            mode,
+            output,
+            drawn,
+        }
     }
 
     /// Shows a report; those that end a command, and plans, are the caller's.
     pub fn show(&mut self, report: &Report) {
         match report {
-            Report::Progress { subject, status, text } => {
+            Report::Progress {
+                subject,
+                status,
+                text,
+            } => {
                 let id = name(subject);
                 let shown = if text.is_empty() {
                     word(*status).to_owned()
@@ -72,13 +80,20 @@ impl Progress {
                 };
                 self.change(&id, *status, &shown);
             }
-            Report::Image { reference, progress } => {
+            Report::Image {
+                reference,
+                progress,
+            } => {
                 let id = format!("Image {}", visible(reference));
                 let percent = match progress.total_bytes {
                     0 => String::new(),
                     total => format!(" {:3}%", progress.current_bytes.saturating_mul(100) / total),
                 };
-                let shown = format!("{} {}{percent}", visible(&progress.part), visible(&progress.status));
+                let shown = format!(
+                    "{} {}{percent}",
+                    visible(&progress.part),
+                    visible(&progress.status)
+                );
                 // Byte counts change a hundred times a second: lines for them are for terminals.
                 if matches!(self.mode, ProgressMode::Tty | ProgressMode::Json) {
                     self.change(&id, Status::Pulling, &shown);
@@ -114,7 +129,11 @@ impl Progress {
                 let line = drawn.lines.entry(id.to_owned()).or_insert_with(|| {
                     let bar = drawn.all.add(ProgressBar::no_length());
                     bar.set_style(bar_style());
-                    Line { bar, since: Instant::now(), is_working: true }
+                    Line {
+                        bar,
+                        since: Instant::now(),
+                        is_working: true,
+                    }
                 });
                 line.is_working = status.is_working();
                 let seconds = line.since.elapsed().as_secs_f64();
@@ -130,7 +149,8 @@ impl Progress {
                 } else {
                     line.bar.set_style(done_style());
                     line.bar.set_prefix(format!("{on}{mark}{off}"));
-                    line.bar.set_message(format!("{id}  {on}{shown}{off}  {seconds:.1}s"));
+                    line.bar
+                        .set_message(format!("{id}  {on}{shown}{off}  {seconds:.1}s"));
                     line.bar.tick();
                 }
             }
@@ -140,7 +160,11 @@ impl Progress {
     /// Turns the spinners; call every [`TICK`].
     pub fn tick(&self) {
         if let Some(drawn) = &self.drawn {
-            drawn.lines.values().filter(|line| line.is_working).for_each(|line| line.bar.tick());
+            drawn
+                .lines
+                .values()
+                .filter(|line| line.is_working)
+                .for_each(|line| line.bar.tick());
         }
     }
 
@@ -159,7 +183,8 @@ fn bar_style() -> ProgressStyle {
 }
 
 fn done_style() -> ProgressStyle {
-    ProgressStyle::with_template(" {prefix} {wide_msg}").expect("a constant template that the tests draw")
+    ProgressStyle::with_template(" {prefix} {wide_msg}")
+        .expect("a constant template that the tests draw")
 }
 
 fn name(subject: &Subject) -> String {
@@ -231,7 +256,9 @@ mod tests {
     fn redrawn_lines_end_with_mark_and_state() {
         let mut progress = Progress {
             mode: ProgressMode::Tty,
-            output: Output { ansi: super::super::Ansi::Never },
+            output: Output {
+                ansi: super::super::Ansi::Never,
+            },
             drawn: Some(Drawn {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
                 lines: HashMap::new(),
@@ -250,7 +277,13 @@ mod tests {
             let bar = &progress.drawn.as_ref().unwrap().lines[id].bar;
             format!("{} {}", bar.prefix(), bar.message())
         };
-        assert_eq!(shown("Container demo-web-1"), "✔ Container demo-web-1  Started  0.0s");
-        assert_eq!(shown("Container demo-db-1"), " Container demo-db-1  Starting");
+        assert_eq!(
+            shown("Container demo-web-1"),
+            "✔ Container demo-web-1  Started  0.0s"
+        );
+        assert_eq!(
+            shown("Container demo-db-1"),
+            " Container demo-db-1  Starting"
+        );
     }
 }

@@ -88,8 +88,18 @@ pub fn locations(root: &Node, sources: &SourceMap) -> BTreeMap<String, Location>
     for (name, service) in entries(root, "services") {
         let base = format!("services.{name}");
         for key in [
-            "image", "build", "command", "entrypoint", "networks", "healthcheck", "container_name",
-            "network_mode", "environment", "user", "working_dir", "provider",
+            "image",
+            "build",
+            "command",
+            "entrypoint",
+            "networks",
+            "healthcheck",
+            "container_name",
+            "network_mode",
+            "environment",
+            "user",
+            "working_dir",
+            "provider",
         ] {
             if let Some(node) = service.get(key) {
                 put(format!("{base}.{key}"), node.entry_span());
@@ -250,7 +260,11 @@ fn float(node: &Node, key: &str) -> Option<f64> {
 
 fn texts(node: &Node, key: &str) -> Vec<String> {
     let items = node.get(key).and_then(Node::as_list);
-    items.into_iter().flatten().filter_map(Node::scalar_text).collect()
+    items
+        .into_iter()
+        .flatten()
+        .filter_map(Node::scalar_text)
+        .collect()
 }
 
 fn texts_by_key(node: &Node, key: &str) -> BTreeMap<String, String> {

@@ -67,17 +67,26 @@ pub fn service(binder: &mut Binder<'_>, name: &str, node: &Node) -> Service {
         secrets: file_mounts(node, "secrets", "/run/secrets/"),
         configs: file_mounts(node, "configs", "/"),
         depends_on: dependencies(node),
-        healthcheck: node.get("healthcheck").filter(|n| !n.is_null()).map(|n| healthcheck(binder, n)),
+        healthcheck: node
+            .get("healthcheck")
+            .filter(|n| !n.is_null())
+            .map(|n| healthcheck(binder, n)),
         restart: restart(binder, node, deploy),
         stop_signal: text(node, "stop_signal"),
         stop_grace_period: duration(node, "stop_grace_period"),
         scale: binder.number(node, "scale"),
         profiles: texts(node, "profiles"),
-        logging: node.get("logging").filter(|n| !n.is_null()).map(|n| Logging {
-            driver: text(n, "driver"),
-            options: texts_by_key(n, "options"),
-        }),
-        build: node.get("build").filter(|n| !n.is_null()).map(|n| build(binder, n)),
+        logging: node
+            .get("logging")
+            .filter(|n| !n.is_null())
+            .map(|n| Logging {
+                driver: text(n, "driver"),
+                options: texts_by_key(n, "options"),
+            }),
+        build: node
+            .get("build")
+            .filter(|n| !n.is_null())
+            .map(|n| build(binder, n)),
         develop: node.get("develop").map(watch),
         deploy: deploy.map(|n| self::deploy(binder, n)),
         gpus: requests(node.get("gpus")),
@@ -96,7 +105,10 @@ pub fn service(binder: &mut Binder<'_>, name: &str, node: &Node) -> Service {
             .collect(),
         provider: node.get("provider").filter(|n| !n.is_null()).map(provider),
         env_file: Vec::new(),
-        label_file: texts(node, "label_file").into_iter().map(PathBuf::from).collect(),
+        label_file: texts(node, "label_file")
+            .into_iter()
+            .map(PathBuf::from)
+            .collect(),
         credential_spec: node.get("credential_spec").map(|n| CredentialSpec {
             config: text(n, "config"),
             file: text(n, "file"),
@@ -156,7 +168,11 @@ fn devices(node: &Node) -> Vec<Device> {
 
 /// The service's own keys and `deploy.resources`; where both speak they agree (checked before).
 fn resources(binder: &mut Binder<'_>, node: &Node, deploy: Option<&Node>) -> Resources {
-    let part = |name: &str| deploy.and_then(|d| d.get("resources")).and_then(|r| r.get(name));
+    let part = |name: &str| {
+        deploy
+            .and_then(|d| d.get("resources"))
+            .and_then(|r| r.get(name))
+    };
     let (limits, reservations) = (part("limits"), part("reservations"));
     let cpus = float(node, "cpus").or_else(|| limits.and_then(|l| float(l, "cpus")));
     let mut either = |own: &str, part: Option<&Node>, key: &str| {
@@ -184,14 +200,23 @@ fn resources(binder: &mut Binder<'_>, node: &Node, deploy: Option<&Node>) -> Res
         cpu_rt_period: binder.number(node, "cpu_rt_period"),
         cpuset: text(node, "cpuset"),
         pids_limit,
-        blkio_weight: node.get("blkio_config").and_then(|b| binder.number(b, "weight")),
+        blkio_weight: node
+            .get("blkio_config")
+            .and_then(|b| binder.number(b, "weight")),
     }
 }
 
 fn ports(binder: &mut Binder<'_>, node: &Node) -> Vec<PortBinding> {
     let mut ports = Vec::new();
-    for item in node.get("ports").and_then(Node::as_list).into_iter().flatten() {
-        let Some(target) = binder.number(item, "target") else { continue };
+    for item in node
+        .get("ports")
+        .and_then(Node::as_list)
+        .into_iter()
+        .flatten()
+    {
+        let Some(target) = binder.number(item, "target") else {
+            continue;
+        };
         let protocol = match item.get_str("protocol").unwrap_or("tcp") {
             "tcp" | "" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -246,7 +271,12 @@ fn networks(binder: &mut Binder<'_>, node: &Node) -> IndexMap<String, ServiceNet
 
 fn volumes(binder: &mut Binder<'_>, node: &Node) -> Vec<Mount> {
     let mut mounts = Vec::new();
-    for item in node.get("volumes").and_then(Node::as_list).into_iter().flatten() {
+    for item in node
+        .get("volumes")
+        .and_then(Node::as_list)
+        .into_iter()
+        .flatten()
+    {
         let source = text(item, "source");
         let option = |group: &str| item.get(group);
         let kind = match item.get_str("type").unwrap_or_default() {
@@ -260,8 +290,12 @@ fn volumes(binder: &mut Binder<'_>, node: &Node) -> Vec<Mount> {
             "volume" => MountKind::Volume {
                 source,
                 nocopy: option("volume").is_some_and(|v| flag(v, "nocopy")),
-                subpath: option("volume").and_then(|v| text(v, "subpath")).map(PathBuf::from),
-                labels: option("volume").map(|v| texts_by_key(v, "labels")).unwrap_or_default(),
+                subpath: option("volume")
+                    .and_then(|v| text(v, "subpath"))
+                    .map(PathBuf::from),
+                labels: option("volume")
+                    .map(|v| texts_by_key(v, "labels"))
+                    .unwrap_or_default(),
             },
             "tmpfs" => MountKind::Tmpfs {
                 size_bytes: option("tmpfs").and_then(|t| binder.number(t, "size")),
@@ -269,11 +303,16 @@ fn volumes(binder: &mut Binder<'_>, node: &Node) -> Vec<Mount> {
             },
             "image" => MountKind::Image {
                 source: source.unwrap_or_default(),
-                subpath: option("image").and_then(|i| text(i, "subpath")).map(PathBuf::from),
+                subpath: option("image")
+                    .and_then(|i| text(i, "subpath"))
+                    .map(PathBuf::from),
             },
             other => {
                 if item.as_map().is_some() {
-                    binder.refuse(item, format!("mounts of type {other:?} need another kind of engine"));
+                    binder.refuse(
+                        item,
+                        format!("mounts of type {other:?} need another kind of engine"),
+                    );
                 }
                 continue;
             }
@@ -423,7 +462,10 @@ fn provider(node: &Node) -> Provider {
             .map(|(name, value)| {
                 let one = std::slice::from_ref(value);
                 let values = value.as_list().unwrap_or(one);
-                (name.clone(), values.iter().filter_map(Node::scalar_text).collect())
+                (
+                    name.clone(),
+                    values.iter().filter_map(Node::scalar_text).collect(),
+                )
             })
             .collect(),
     }

@@ -162,10 +162,19 @@ impl Driver {
 
     /// Returns the exit record if the container ended while no engine was there.
     fn take_over(&mut self, adopted: Adopted) -> Option<ExitRecord> {
-        let Adopted { shim, events, state, attachment } = adopted;
+        let Adopted {
+            shim,
+            events,
+            state,
+            attachment,
+        } = adopted;
         self.attachment = attachment;
         self.start = state.start;
-        self.phase = if state.paused { Phase::Paused } else { Phase::Running };
+        self.phase = if state.paused {
+            Phase::Paused
+        } else {
+            Phase::Running
+        };
         self.record.exit = None;
         self.shim = Some(shim);
         self.events = Some(events);
@@ -240,25 +249,38 @@ impl Driver {
                             self.note_manual_stop().await;
                         }
                         let call = Call::Signal { signal, all: false };
-                        shim.call(call).await.map(drop).map_err(|source| self.shim_error(source))
+                        shim.call(call)
+                            .await
+                            .map(drop)
+                            .map_err(|source| self.shim_error(source))
                     }
-                    _ => Err(EngineError::NotRunning { name: self.record.config.name.clone() }),
+                    _ => Err(EngineError::NotRunning {
+                        name: self.record.config.name.clone(),
+                    }),
                 };
                 let _ = reply.send(result);
             }
             Command::Pause(reply) => {
-                let result = self.freeze(Call::Pause, Phase::Running, Phase::Paused).await;
+                let result = self
+                    .freeze(Call::Pause, Phase::Running, Phase::Paused)
+                    .await;
                 let _ = reply.send(result);
             }
             Command::Resume(reply) => {
-                let result = self.freeze(Call::Resume, Phase::Paused, Phase::Running).await;
+                let result = self
+                    .freeze(Call::Resume, Phase::Paused, Phase::Running)
+                    .await;
                 let _ = reply.send(result);
             }
             Command::Rename { name, reply } => {
                 let result = self.rename(name).await;
                 let _ = reply.send(result);
             }
-            Command::Remove { volumes, force, reply } => {
+            Command::Remove {
+                volumes,
+                force,
+                reply,
+            } => {
                 if self.is_running() && !force {
                     let _ = reply.send(Err(EngineError::StillRunning {
                         name: self.record.config.name.clone(),
@@ -274,7 +296,10 @@ impl Driver {
                     if self.is_running()
                         && let Some(shim) = self.shim.clone()
                     {
-                        let call = Call::Stop { signal: libc_sigkill(), grace_ms: 0 };
+                        let call = Call::Stop {
+                            signal: libc_sigkill(),
+                            grace_ms: 0,
+                        };
                         // If the shim is gone its event stream ends, and that is an exit, too.
                         let _ = shim.call(call).await;
                     }
@@ -372,7 +397,8 @@ impl Driver {
     /// A start by command.
     async fn start_now(&mut self) -> Result<(), EngineError> {
         let was_stopped = std::mem::replace(&mut self.record.manually_stopped, false);
-        if was_stopped && self.record.config.restart == crate::compose::RestartPolicy::UnlessStopped {
+        if was_stopped && self.record.config.restart == crate::compose::RestartPolicy::UnlessStopped
+        {
             self.save().await;
         }
         self.start_container().await
@@ -402,7 +428,12 @@ impl Driver {
     async fn start_container(&mut self) -> Result<(), EngineError> {
         self.record.error.clear();
         match prepare::start(&self.shared, &self.record).await {
-            Ok(Started { shim, events, start, attached }) => {
+            Ok(Started {
+                shim,
+                events,
+                start,
+                attached,
+            }) => {
                 self.phase = Phase::Running;
                 self.start = Some(start);
                 self.attachment = attached;
@@ -415,7 +446,11 @@ impl Driver {
                 Ok(())
             }
             Err(error) => {
-                self.phase = if self.record.exit.is_some() { Phase::Exited } else { Phase::Created };
+                self.phase = if self.record.exit.is_some() {
+                    Phase::Exited
+                } else {
+                    Phase::Created
+                };
                 self.record.error = crate::engine::chain(&error);
                 self.record.exit = Some(ExitRecord {
                     code: error.exit_code(),
@@ -439,7 +474,13 @@ impl Driver {
         };
         self.run.health = Some(known.unwrap_or(Health::Starting));
         let dir = self.shared.run_dir(&self.record.id);
-        self.probes = Some(health::Probes::begin(check, shim, dir, self.execs.clone(), known));
+        self.probes = Some(health::Probes::begin(
+            check,
+            shim,
+            dir,
+            self.execs.clone(),
+            known,
+        ));
     }
 
     fn probed(&mut self, probe: Option<Probe>) {
@@ -519,9 +560,13 @@ impl Driver {
             return Ok(());
         }
         let Some(shim) = self.shim.clone().filter(|_| self.phase == from) else {
-            return Err(EngineError::NotRunning { name: self.record.config.name.clone() });
+            return Err(EngineError::NotRunning {
+                name: self.record.config.name.clone(),
+            });
         };
-        shim.call(call).await.map_err(|source| self.shim_error(source))?;
+        shim.call(call)
+            .await
+            .map_err(|source| self.shim_error(source))?;
         self.phase = to;
         self.publish();
         Ok(())
@@ -535,7 +580,10 @@ impl Driver {
         self.shared.names.rename(&old, &name, &self.record.id)?;
         self.record.config.name = name.clone();
         self.save().await;
-        self.shared.networks.rename(self.record.id.as_str(), &name).await?;
+        self.shared
+            .networks
+            .rename(self.record.id.as_str(), &name)
+            .await?;
         self.publish();
         Ok(())
     }
@@ -546,7 +594,11 @@ impl Driver {
         };
         self.phase = Phase::Removing;
         self.publish();
-        let result = self.shared.clone().forget(&self.record, removal.volumes).await;
+        let result = self
+            .shared
+            .clone()
+            .forget(&self.record, removal.volumes)
+            .await;
         let gone = result.is_ok();
         if gone {
             self.phase = Phase::Dead;
@@ -559,7 +611,9 @@ impl Driver {
                 if gone {
                     Ok(())
                 } else {
-                    Err(EngineError::NoSuchContainer { name: self.record.config.name.clone() })
+                    Err(EngineError::NoSuchContainer {
+                        name: self.record.config.name.clone(),
+                    })
                 }
             });
             let _ = reply.send(outcome);
@@ -567,7 +621,10 @@ impl Driver {
     }
 
     fn shim_error(&self, source: ShimError) -> EngineError {
-        EngineError::Shim { name: self.record.config.name.clone(), source }
+        EngineError::Shim {
+            name: self.record.config.name.clone(),
+            source,
+        }
     }
 
     /// Keeps the record; what cannot be kept is logged, because the container's fate is real
@@ -588,7 +645,11 @@ impl Driver {
         let view = View {
             record: self.record.clone(),
             phase: self.phase,
-            health: if self.is_running() { self.run.health } else { None },
+            health: if self.is_running() {
+                self.run.health
+            } else {
+                None
+            },
             start: self.start.clone(),
             restart_count: self.run.restart_count,
             endpoints: self.attachment.endpoints.clone(),

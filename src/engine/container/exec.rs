@@ -116,7 +116,10 @@ pub struct ExecSignaller {
 impl ExecSignaller {
     pub async fn signal(&self, signal: i32) -> Result<(), ShimError> {
         let exec_id = self.exec_id.clone();
-        self.shim.call(Call::SignalExec { exec_id, signal }).await.map(drop)
+        self.shim
+            .call(Call::SignalExec { exec_id, signal })
+            .await
+            .map(drop)
     }
 }
 
@@ -130,7 +133,10 @@ impl Container {
         };
         exec(&shim, &self.run_dir, &self.execs, config)
             .await
-            .map_err(|source| EngineError::Shim { name: name(), source })
+            .map_err(|source| EngineError::Shim {
+                name: name(),
+                source,
+            })
     }
 }
 
@@ -195,7 +201,11 @@ fn stdio(config: &ExecConfig) -> io::Result<(Vec<OwnedFd>, Option<ExecStdio>)> {
     };
     let (stdout, output) = fd::pipe()?;
     let (stderr, errors) = fd::pipe()?;
-    let kept = ExecStdio::Pipes { stdin, stdout, stderr };
+    let kept = ExecStdio::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    };
     Ok((vec![input, output, errors], Some(kept)))
 }
 

@@ -55,7 +55,8 @@ impl Check {
             _ => return None,
         };
         // Zero means "the default" in Docker's API and in images.
-        let or = |value: Option<Duration>, default| value.filter(|v| !v.is_zero()).unwrap_or(default);
+        let or =
+            |value: Option<Duration>, default| value.filter(|v| !v.is_zero()).unwrap_or(default);
         Some(Check {
             argv,
             interval: or(check.interval, INTERVAL),
@@ -172,21 +173,29 @@ impl Probes {
     }
 }
 
-async fn probe(check: &Check, shim: &Shim, run_dir: &std::path::Path, execs: &ExecTable) -> ProbeResult {
+async fn probe(
+    check: &Check,
+    shim: &Shim,
+    run_dir: &std::path::Path,
+    execs: &ExecTable,
+) -> ProbeResult {
     let config = ExecConfig {
         argv: check.argv.clone(),
         ..ExecConfig::default()
     };
-    let failed = |output: String| ProbeResult { exit_code: -1, output };
+    let failed = |output: String| ProbeResult {
+        exit_code: -1,
+        output,
+    };
     let mut session = match exec(shim, run_dir, execs, &config).await {
         Ok(session) => session,
         Err(error) => return failed(crate::engine::chain(&error)),
     };
-    let (mut stdout, mut stderr) =
-        match std::mem::replace(&mut session.stdio, ExecStdio::Detached) {
-            ExecStdio::Pipes { stdout, stderr, .. } => (reader(stdout), reader(stderr)),
-            ExecStdio::Terminal(_) | ExecStdio::Detached => (None, None),
-        };
+    let (mut stdout, mut stderr) = match std::mem::replace(&mut session.stdio, ExecStdio::Detached)
+    {
+        ExecStdio::Pipes { stdout, stderr, .. } => (reader(stdout), reader(stderr)),
+        ExecStdio::Terminal(_) | ExecStdio::Detached => (None, None),
+    };
     let mut output = Vec::new();
     let finished = tokio::time::timeout(check.timeout, async {
         // The probe's end decides, not the end of its output: a child it left behind may keep the
@@ -212,8 +221,14 @@ async fn probe(check: &Check, shim: &Shim, run_dir: &std::path::Path, execs: &Ex
             }
         }
         Err(_elapsed) => {
-            let _ = session.signaller().signal(nix::sys::signal::Signal::SIGKILL as i32).await;
-            failed(format!("health check exceeded its timeout of {:?}", check.timeout))
+            let _ = session
+                .signaller()
+                .signal(nix::sys::signal::Signal::SIGKILL as i32)
+                .await;
+            failed(format!(
+                "health check exceeded its timeout of {:?}",
+                check.timeout
+            ))
         }
     }
 }
@@ -265,7 +280,10 @@ mod tests {
     }
 
     fn after(check: &Check, outcomes: &[(bool, u64)]) -> (Health, u32) {
-        let mut verdict = Verdict { health: Health::Starting, failures: 0 };
+        let mut verdict = Verdict {
+            health: Health::Starting,
+            failures: 0,
+        };
         for (success, second) in outcomes {
             verdict.take(check, *success, Duration::from_secs(*second));
         }
@@ -275,31 +293,55 @@ mod tests {
     #[test]
     fn l17_failures_in_the_start_period_do_not_count() {
         let check = check(10, 2);
-        assert_eq!(after(&check, &[(false, 1), (false, 5), (false, 9)]), (Health::Starting, 0));
-        assert_eq!(after(&check, &[(false, 1), (false, 11)]), (Health::Starting, 1));
-        assert_eq!(after(&check, &[(false, 11), (false, 12)]), (Health::Unhealthy, 2));
+        assert_eq!(
+            after(&check, &[(false, 1), (false, 5), (false, 9)]),
+            (Health::Starting, 0)
+        );
+        assert_eq!(
+            after(&check, &[(false, 1), (false, 11)]),
+            (Health::Starting, 1)
+        );
+        assert_eq!(
+            after(&check, &[(false, 11), (false, 12)]),
+            (Health::Unhealthy, 2)
+        );
     }
 
     #[test]
     fn l17_the_first_success_ends_the_start_period() {
         let check = check(10, 1);
         assert_eq!(after(&check, &[(true, 1)]), (Health::Healthy, 0));
-        assert_eq!(after(&check, &[(true, 1), (false, 2)]), (Health::Unhealthy, 1));
-        assert_eq!(after(&check, &[(false, 12), (true, 13)]), (Health::Healthy, 0));
+        assert_eq!(
+            after(&check, &[(true, 1), (false, 2)]),
+            (Health::Unhealthy, 1)
+        );
+        assert_eq!(
+            after(&check, &[(false, 12), (true, 13)]),
+            (Health::Healthy, 0)
+        );
     }
 
     #[test]
     fn l17_the_pause_is_short_only_while_starting() {
         let check = check(10, 1);
-        let starting = Verdict { health: Health::Starting, failures: 0 };
-        assert_eq!(starting.pause(&check, Duration::from_secs(3)), START_INTERVAL);
+        let starting = Verdict {
+            health: Health::Starting,
+            failures: 0,
+        };
+        assert_eq!(
+            starting.pause(&check, Duration::from_secs(3)),
+            START_INTERVAL
+        );
         assert_eq!(starting.pause(&check, Duration::from_secs(12)), INTERVAL);
     }
 
     #[test]
     fn a_check_that_is_switched_off_is_none() {
         for test in [vec![], vec!["NONE".to_owned()], vec!["CMD".to_owned()]] {
-            let written = Healthcheck { test: Some(test), ..Healthcheck::default() };
+            let written = Healthcheck {
+                test: Some(test),
+                ..Healthcheck::default()
+            };
             assert_eq!(Check::new(&written), None);
         }
     }

@@ -45,8 +45,8 @@ impl HostFacts {
 fn max_nofile() -> u64 {
     use rustix::process::{Resource, getrlimit};
     use rustix::thread::{CapabilitySet, capabilities};
-    let can_raise = capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
+    let can_raise =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
     let ours = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     match fs::read_to_string("/proc/sys/fs/nr_open") {
         Ok(text) if can_raise => text.trim().parse().unwrap_or(ours),

@@ -90,18 +90,20 @@ impl LogWatch {
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if watcher.is_none() {
             let waiting = self.waiting.clone();
-            *watcher = Some(notify::recommended_watcher(move |event: Result<notify::Event, _>| {
-                let Ok(event) = event else { return };
-                if matches!(event.kind, EventKind::Access(_)) {
-                    return;
-                }
-                let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                for path in &event.paths {
-                    if let Some(grown) = waiting.get(path) {
-                        grown.notify_waiters();
+            *watcher = Some(notify::recommended_watcher(
+                move |event: Result<notify::Event, _>| {
+                    let Ok(event) = event else { return };
+                    if matches!(event.kind, EventKind::Access(_)) {
+                        return;
                     }
-                }
-            })?);
+                    let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                    for path in &event.paths {
+                        if let Some(grown) = waiting.get(path) {
+                            grown.notify_waiters();
+                        }
+                    }
+                },
+            )?);
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let grown = match waiting.get(path) {
@@ -126,8 +128,16 @@ impl LogWatch {
 impl Drop for Watching {
     fn drop(&mut self) {
         // The order of the two locks is the same as in `follow`.
-        let mut watcher = self.watch.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waiting = self.watch.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watcher = self
+            .watch
+            .watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .watch
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Two holders: the map and this one.
         if Arc::strong_count(&self.grown) <= 2 {
             waiting.remove(&self.path);
@@ -166,7 +176,11 @@ impl Container {
     ) -> io::Result<()> {
         let mut view = self.watch();
         let watching = match query.follow {
-            true => Some(self.log_watch.follow(&self.log_path).map_err(io::Error::other)?),
+            true => Some(
+                self.log_watch
+                    .follow(&self.log_path)
+                    .map_err(io::Error::other)?,
+            ),
             false => None,
         };
         let mut file = match std::fs::File::open(&self.log_path) {
@@ -247,7 +261,9 @@ fn keep_last(tail: &mut VecDeque<LogLine>, n_lines: usize, line: LogLine) {
 async fn read_chunk(mut file: std::fs::File) -> io::Result<(Vec<u8>, std::fs::File)> {
     let work = tokio::task::spawn_blocking(move || {
         let mut chunk = Vec::with_capacity(CHUNK);
-        io::Read::by_ref(&mut file).take(CHUNK as u64).read_to_end(&mut chunk)?;
+        io::Read::by_ref(&mut file)
+            .take(CHUNK as u64)
+            .read_to_end(&mut chunk)?;
         Ok((chunk, file))
     });
     match work.await {
@@ -275,7 +291,10 @@ mod tests {
         for (text, partial) in [("a", false), ("b1", true), ("b2", false), ("c", false)] {
             keep_last(&mut tail, 2, line(text, partial));
         }
-        let texts: Vec<_> = tail.iter().map(|line| String::from_utf8_lossy(&line.bytes)).collect();
+        let texts: Vec<_> = tail
+            .iter()
+            .map(|line| String::from_utf8_lossy(&line.bytes))
+            .collect();
         assert_eq!(texts, ["b1", "b2", "c"]);
         keep_last(&mut tail, 0, line("d", false));
         assert!(tail.is_empty());

@@ -40,31 +40,46 @@ pub use record::{ContainerRecord, RunRecord, VolumeMountRecord};
 pub use shim::{Shim, ShimError};
 pub use spawner::Spawner;
 
-pub use signal::parse_signal;
-pub use terminal::Terminal;
 pub use devices::DeviceNode;
 pub use host::HostFacts;
 pub use mounts::{ResolvedMount, ResolvedSource};
 pub use process::user;
+pub use signal::parse_signal;
 pub use spec::*;
+pub use terminal::Terminal;
 
 pub(super) use driver::{Adopted, Driver};
 pub(super) use health::Check;
 pub(super) use prepare::{Attached, hostname};
 
 use super::EngineError;
-use crate::plan::{Health, ObservedContainer, ObservedEndpoint, ObservedMount, ObservedPort, Phase};
+use crate::plan::{
+    Health, ObservedContainer, ObservedEndpoint, ObservedMount, ObservedPort, Phase,
+};
 use crate::shim::protocol::StartRecord;
 
 /// What can be asked of a container. Answers come when the effect has happened.
 pub(super) enum Command {
     Start(Answer),
-    Stop { timeout: Option<Duration>, reply: Answer },
-    Kill { signal: i32, reply: Answer },
+    Stop {
+        timeout: Option<Duration>,
+        reply: Answer,
+    },
+    Kill {
+        signal: i32,
+        reply: Answer,
+    },
     Pause(Answer),
     Resume(Answer),
-    Rename { name: String, reply: Answer },
-    Remove { volumes: bool, force: bool, reply: Answer },
+    Rename {
+        name: String,
+        reply: Answer,
+    },
+    Remove {
+        volumes: bool,
+        force: bool,
+        reply: Answer,
+    },
 }
 
 type Answer = oneshot::Sender<Result<(), EngineError>>;
@@ -176,7 +191,12 @@ impl Container {
     }
 
     pub async fn remove(&self, volumes: bool, force: bool) -> Result<(), EngineError> {
-        self.ask(|reply| Command::Remove { volumes, force, reply }).await
+        self.ask(|reply| Command::Remove {
+            volumes,
+            force,
+            reply,
+        })
+        .await
     }
 
     /// The writing end of its stdin, or its terminal's master side. `None`: it has neither.
@@ -192,7 +212,10 @@ impl Container {
         let (_, mut fds) = shim
             .call_with(crate::shim::protocol::Call::Attach, Vec::new())
             .await
-            .map_err(|source| EngineError::Shim { name: name(), source })?;
+            .map_err(|source| EngineError::Shim {
+                name: name(),
+                source,
+            })?;
         Ok(fds.pop())
     }
 

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
-use super::{ContainerRecord, Shim};
 use super::devices;
+use super::{ContainerRecord, Shim};
 use super::{
-    DeviceNode, JoinedNamespaces, NameFiles, NetworkNamespace, ResolvedMount,
-    ResolvedSource, SpecInput,
+    DeviceNode, JoinedNamespaces, NameFiles, NetworkNamespace, ResolvedMount, ResolvedSource,
+    SpecInput,
 };
 use crate::engine::image::Image;
 use crate::engine::network::{Attach, Attachment, Netns};
@@ -66,15 +66,22 @@ async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
 
     let failed = |action| {
         let name = record.config.name.clone();
-        move |source: std::io::Error| EngineError::File { action, path: name, source }
+        move |source: std::io::Error| EngineError::File {
+            action,
+            path: name,
+            source,
+        }
     };
-    let (ours, theirs) = crate::sys::socket::pair()
-        .map_err(failed("make the control socket of container"))?;
+    let (ours, theirs) =
+        crate::sys::socket::pair().map_err(failed("make the control socket of container"))?;
     let mut fds = vec![theirs];
     let has_netns = network.netns.is_some();
     fds.extend(network.netns);
     fds.extend(network.reservations);
-    let spawn = Spawn { dir: run_dir, has_netns };
+    let spawn = Spawn {
+        dir: run_dir,
+        has_netns,
+    };
     shared
         .spawner
         .spawn(&spawn, fds)
@@ -100,7 +107,9 @@ async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
             }
             Some(_) => {}
             None => {
-                return Err(EngineError::ShimDied { name: record.config.name.clone() });
+                return Err(EngineError::ShimDied {
+                    name: record.config.name.clone(),
+                });
             }
         }
     }
@@ -109,7 +118,10 @@ async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
 /// Empties the run directory of an earlier run's facts. 0700: it holds the shim's socket (S48).
 fn fresh_run_dir(shared: &Shared, record: &ContainerRecord) -> Result<PathBuf, EngineError> {
     let dir = shared.run_dir(&record.id);
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir);
     made.map_err(|source| file_error("create", &dir, source))?;
     for name in [
         protocol::file::SOCKET,
@@ -224,8 +236,8 @@ async fn network(
         NetworkMode::Container(other) => {
             let (owner, pid) = shared.namespace_owner(record, other)?;
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            let netns = std::fs::File::open(&path)
-                .map_err(|source| file_error("open", &path, source))?;
+            let netns =
+                std::fs::File::open(&path).map_err(|source| file_error("open", &path, source))?;
             let dir = shared.run_dir(&owner);
             Ok(Network {
                 netns: Some(netns.into()),
@@ -280,7 +292,12 @@ async fn mounts(
     let mut mounts = Vec::new();
     for mount in &record.config.mounts {
         match &mount.source {
-            MountSource::Bind { path, propagation, create_host_path, recursive } => {
+            MountSource::Bind {
+                path,
+                propagation,
+                create_host_path,
+                recursive,
+            } => {
                 if !path.exists() {
                     if !create_host_path {
                         return Err(EngineError::BindSourceMissing {
@@ -301,7 +318,9 @@ async fn mounts(
                 });
             }
             MountSource::Tmpfs { options } => mounts.push(ResolvedMount {
-                source: ResolvedSource::Tmpfs { options: options.clone() },
+                source: ResolvedSource::Tmpfs {
+                    options: options.clone(),
+                },
                 target: mount.target.clone(),
                 read_only: mount.read_only,
             }),
@@ -371,7 +390,10 @@ fn bundle(
         }
     };
     let (pid, ipc) = (joined(&config.pid, "pid")?, joined(&config.ipc, "ipc")?);
-    let (uts, cgroup) = (joined(&config.uts, "uts")?, joined(&config.cgroup, "cgroup")?);
+    let (uts, cgroup) = (
+        joined(&config.uts, "uts")?,
+        joined(&config.cgroup, "cgroup")?,
+    );
     let shm = match &config.ipc {
         NamespaceMode::Container(other) => {
             let (_, pid) = shared.namespace_owner(record, other)?;
@@ -379,7 +401,10 @@ fn bundle(
         }
         _ => None,
     };
-    let of_spec = |source| EngineError::Spec { name: config.name.clone(), source };
+    let of_spec = |source| EngineError::Spec {
+        name: config.name.clone(),
+        source,
+    };
     let mut nodes: Vec<DeviceNode> = Vec::new();
     for device in &config.devices {
         nodes.extend(devices::resolve(device).map_err(of_spec)?);
@@ -435,29 +460,33 @@ fn bundle(
         open_stdin: config.open_stdin,
         cgroup: shared.cgroup_path(&record.id),
         stop_signal: shared.stop_signal(record),
-        stop_grace_ms: config
-            .stop_timeout
-            .map_or(10_000, |grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        stop_grace_ms: config.stop_timeout.map_or(10_000, |grace| {
+            u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)
+        }),
         files: mounts.files,
         engine_command: shared.engine_command(),
         engine_lock: shared.roots.run.join("engine.lock"),
     })
 }
 
-
 /// The shim holds the namespace from here on; ours is closed when the start is over (L36).
 fn descriptor(netns: &Netns, record: &ContainerRecord) -> Result<OwnedFd, EngineError> {
-    netns.as_fd().try_clone_to_owned().map_err(|source| EngineError::File {
-        action: "keep the network namespace of",
-        path: record.config.name.clone(),
-        source,
-    })
+    netns
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| EngineError::File {
+            action: "keep the network namespace of",
+            path: record.config.name.clone(),
+            source,
+        })
 }
 
 /// Content of the profile file that `seccomp=FILE` names, if one is named.
 fn seccomp_profile(config: &crate::plan::ContainerConfig) -> Result<Option<String>, EngineError> {
     let named = config.security_opt.iter().find_map(|option| {
-        let file = option.strip_prefix("seccomp=").or_else(|| option.strip_prefix("seccomp:"))?;
+        let file = option
+            .strip_prefix("seccomp=")
+            .or_else(|| option.strip_prefix("seccomp:"))?;
         (file != "unconfined" && file != "builtin" && !file.trim_start().starts_with('{'))
             .then_some(file)
     });

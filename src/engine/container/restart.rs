@@ -49,7 +49,12 @@ pub fn delay_after_exit(
 mod tests {
     use super::*;
 
-    fn run_for(policy: RestartPolicy, code: i32, uptime_ms: u64, run: &mut RunRecord) -> Option<u64> {
+    fn run_for(
+        policy: RestartPolicy,
+        code: i32,
+        uptime_ms: u64,
+        run: &mut RunRecord,
+    ) -> Option<u64> {
         delay_after_exit(policy, false, code, Duration::from_millis(uptime_ms), run)
             .map(|delay| delay.as_millis() as u64)
     }
@@ -62,9 +67,14 @@ mod tests {
             .collect();
         assert_eq!(
             delays,
-            [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]
+            [
+                100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000
+            ]
         );
-        assert_eq!(run_for(RestartPolicy::Always, 1, 10_000, &mut run), Some(100));
+        assert_eq!(
+            run_for(RestartPolicy::Always, 1, 10_000, &mut run),
+            Some(100)
+        );
     }
 
     #[test]
@@ -82,6 +92,9 @@ mod tests {
         let mut run = RunRecord::default();
         assert_eq!(run_for(RestartPolicy::No, 1, 5, &mut run), None);
         let policy = RestartPolicy::Always;
-        assert_eq!(delay_after_exit(policy, true, 1, Duration::ZERO, &mut run), None);
+        assert_eq!(
+            delay_after_exit(policy, true, 1, Duration::ZERO, &mut run),
+            None
+        );
     }
 }

@@ -12,10 +12,15 @@ const RTMAX: i32 = 64;
 
 /// Parses a signal; a number must be one that the kernel has.
 pub fn parse_signal(text: &str) -> Result<i32, EngineError> {
-    let invalid = || EngineError::InvalidSignal { signal: text.to_owned() };
+    let invalid = || EngineError::InvalidSignal {
+        signal: text.to_owned(),
+    };
     let text_upper = text.trim().to_ascii_uppercase();
     if let Ok(number) = text_upper.parse::<i32>() {
-        return (1..=RTMAX).contains(&number).then_some(number).ok_or_else(invalid);
+        return (1..=RTMAX)
+            .contains(&number)
+            .then_some(number)
+            .ok_or_else(invalid);
     }
     let name = text_upper.strip_prefix("SIG").unwrap_or(&text_upper);
     let offset = |rest: &str| match rest {
@@ -31,7 +36,9 @@ pub fn parse_signal(text: &str) -> Result<i32, EngineError> {
             .map(|signal| signal as i32)
             .map_err(|_| invalid());
     };
-    realtime.filter(|n| (RTMIN..=RTMAX).contains(n)).ok_or_else(invalid)
+    realtime
+        .filter(|n| (RTMIN..=RTMAX).contains(n))
+        .ok_or_else(invalid)
 }
 
 #[cfg(test)]

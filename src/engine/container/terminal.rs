@@ -24,7 +24,9 @@ impl Terminal {
     /// When it cannot be watched for readiness.
     pub fn new(master: OwnedFd) -> io::Result<Terminal> {
         let master = watched::watch(master)?;
-        Ok(Terminal { master: Arc::new(master) })
+        Ok(Terminal {
+            master: Arc::new(master),
+        })
     }
 
     /// Tells the programs on the terminal its new size, `(columns, rows)`.
@@ -56,7 +58,9 @@ impl AsyncRead for Terminal {
                     return Poll::Ready(Ok(()));
                 }
                 // The last program has closed its side: the kernel's end of file on a master.
-                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                Ok(Err(error))
+                    if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) =>
+                {
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),

@@ -843,8 +843,7 @@ fn fifty_containers_at_once() {
             }
             let all = tasks.join_all().await;
             let attached = started.elapsed();
-            let mut addresses: Vec<IpAddr> =
-                all.iter().map(|(.., done)| address(done)).collect();
+            let mut addresses: Vec<IpAddr> = all.iter().map(|(.., done)| address(done)).collect();
             addresses.sort();
             addresses.dedup();
             assert_eq!(addresses.len(), 50);

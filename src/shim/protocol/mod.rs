@@ -15,7 +15,6 @@
 
 pub mod log;
 
-
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
