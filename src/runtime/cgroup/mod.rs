@@ -34,6 +34,7 @@ use self::directory::{
 pub use self::error::CgroupError;
 use self::hierarchy::Hierarchies;
 use crate::sys::bpf;
+use crate::sys::fallback::{self, Feature};
 
 /// How long the kernel gets to freeze or to let the last process go. Both take milliseconds unless
 /// a process is stuck inside a system call.
@@ -207,6 +208,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Control`].
     pub fn kill_all(&self) -> Result<(), CgroupError> {
+        if fallback::is_forced(Feature::CgroupKill) {
+            return self.kill_one_by_one();
+        }
         match write_at(self.v2.as_fd(), "cgroup.kill", "1") {
             Ok(()) => Ok(()),
             // Linux < 5.14.
