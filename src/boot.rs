@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -126,7 +126,12 @@ fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
         .enable_all()
         .build()
         .map_err(system("start the async runtime"))?;
-    runtime.block_on(serve(roots, spawner, on_ready))
+    let result = runtime.block_on(serve(roots, spawner, on_ready));
+    // Ends what holds the spawner's socket; the spawner ends with it.
+    drop(runtime);
+    while nix::sys::wait::wait().is_ok() {}
+    leave_own_cgroup(roots);
+    result
 }
 
 /// Leaves everything of the process that started us.
@@ -230,23 +235,40 @@ fn execute_read_only(
     Ok(nix::unistd::fexecve(&program, arguments, environment)?)
 }
 
-/// A cgroup of our own, in every hierarchy: what ends the caller's (a CI job, an SSH session)
-/// must not end us. Where the caller may not do that, staying is all there is.
+/// A cgroup of our own: what ends the caller's (a CI job, an SSH session) must not end us. Where the
+/// caller may not do that, staying is all there is.
 fn enter_own_cgroup(roots: &Roots) {
+    if let Err(error) = crate::runtime::cgroup::enter(&own_cgroup(roots), own_pid()) {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot leave the caller's cgroup"
+        );
+    }
+}
+
+/// An engine that ends on purpose leaves nothing in the kernel.
+fn leave_own_cgroup(roots: &Roots) {
+    if let Err(error) = crate::runtime::cgroup::leave(&own_cgroup(roots), own_pid()) {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot remove the engine's cgroup"
+        );
+    }
+}
+
+/// Relative to the hierarchy's root.
+fn own_cgroup(roots: &Roots) -> PathBuf {
     let tag = roots.tag();
     let base = if tag.is_empty() {
         "wharf".to_owned()
     } else {
         format!("wharf-{tag}")
     };
-    let path = Path::new(&base).join("engine");
-    let pid = rustix::process::getpid().as_raw_nonzero().get();
-    if let Err(error) = crate::runtime::cgroup::enter(&path, pid) {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "cannot leave the caller's cgroup"
-        );
-    }
+    Path::new(&base).join("engine")
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// Takes the engine's lock for life.

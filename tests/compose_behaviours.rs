@@ -262,6 +262,12 @@ fn canonical_forms_section_10() {
             json!("missing"),
         ),
         (
+            "C16",
+            "pull_policy: every_12h",
+            "/pull_policy",
+            json!("every_12h"),
+        ),
+        (
             "C18",
             "expose: [80, 90-91/udp]",
             "/expose",
@@ -521,6 +527,7 @@ fn mistakes_of_one_value() {
             "pre_start: [{command: x, per_replica: true}]",
             "per_replica is not supported",
         ),
+        ("C16", "pull_policy: everry_day", "invalid pull policy"),
         (
             "restart",
             "restart: sometimes",
@@ -1170,6 +1177,47 @@ fn hostile_texts_end_with_a_diagnostic() {
         );
         _ = source::render(&loaded.diagnostics, &loaded.sources, true);
     }
+    let ports: String = "services:\n".to_owned()
+        + &(0..1_000)
+            .map(|n| format!("  s{n}: {{image: i, ports: ['1-65535:1-65535']}}\n"))
+            .collect::<String>();
+    let loaded = load(&options(&[]), &[("compose.yaml", &ports)]);
+    assert!(
+        errors(&loaded)
+            .iter()
+            .any(|e| e.contains("publishes more than")),
+        "ports"
+    );
+    let unknown: String = (0..10_000).map(|n| format!("imageserv{n}: x\n")).collect();
+    assert_eq!(
+        errors(&load(&options(&[]), &[("compose.yaml", &unknown)])).len(),
+        10_000
+    );
+    let doubling: Vec<(String, String)> = (0..30)
+        .map(|n| {
+            let next = n + 1;
+            (
+                format!("i{n}.yaml"),
+                format!("include: [i{next}.yaml, i{next}.yaml]\nservices: {{}}\n"),
+            )
+        })
+        .chain([
+            (
+                "i30.yaml".to_owned(),
+                "services: {a: {image: i}}\n".to_owned(),
+            ),
+            ("compose.yaml".to_owned(), "include: [i0.yaml]\n".to_owned()),
+        ])
+        .collect();
+    let doubling: Vec<(&str, &str)> = doubling
+        .iter()
+        .map(|(a, b)| (a.as_str(), b.as_str()))
+        .collect();
+    let found = errors(&load(&options(&[]), &doubling));
+    assert!(
+        found.iter().any(|e| e.contains("models are included")),
+        "{found:?}"
+    );
     let mut latin = Memory::default();
     latin.files.insert(
         "/p/compose.yaml".into(),
@@ -1254,4 +1302,132 @@ fn time_grows_with_the_file_and_not_faster() {
         large < small * 30,
         "100 services: {small:?}, 1,000: {large:?}"
     );
+}
+
+/// Every key of the specification and of the reference implementation is known.
+#[test]
+fn every_key_is_in_the_table() {
+    use wharf::compose::schema::{self, Shape};
+
+    fn has(shape: &Shape, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else {
+            return true;
+        };
+        match shape {
+            Shape::OneOf(shapes) => shapes.iter().any(|shape| has(shape, path)),
+            Shape::Object(object) => object.shape(first).is_some_and(|shape| has(shape, rest)),
+            Shape::Dict(item) => *first == "*" && has(item, rest),
+            Shape::List(item) => *first == "[]" && has(item, rest),
+            Shape::Pairs => matches!(*first, "*" | "[]") && rest.is_empty(),
+            _ => false,
+        }
+    }
+    let keys = include_str!("data/compose/keys.txt");
+    let root = Shape::Object(&schema::PROJECT);
+    let missing: Vec<&str> = keys
+        .lines()
+        .filter(|key| !has(&root, &key.split('.').collect::<Vec<_>>()))
+        .collect();
+    assert!(keys.lines().count() > 350);
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// One file with every key: typed, printed, and read back to the same.
+#[test]
+fn every_key_is_typed_and_survives_printing() {
+    let mut options = options(&[("COMPOSE_PROFILES", "p"), ("HOME", "/h")]);
+    let text = include_str!("data/compose/everything.yaml");
+    let first = load(&options, &[("compose.yaml", text)]);
+    assert_eq!(errors(&first), Vec::<String>::new());
+    let project = first.project.as_ref().expect("it loads");
+    let printed = to_yaml(
+        project,
+        PrintOptions {
+            escape_dollar: true,
+        },
+    );
+    options.all_resources = true;
+    let second = load(&options, &[("compose.yaml", &printed)]);
+    assert_eq!(errors(&second), Vec::<String>::new(), "{printed}");
+    let again = second.project.as_ref().expect("it loads");
+    assert_eq!(project.services, again.services);
+    assert_eq!(project.networks, again.networks);
+    assert_eq!(project.volumes, again.volumes);
+    assert_eq!(document(&first), document(&second));
+
+    let sent = serde_json::to_string(project).expect("it serialises");
+    let received: compose::Project = serde_json::from_str(&sent).expect("it deserialises");
+    assert_eq!(received.services, project.services);
+
+    let mut printed = printed;
+    printed.truncate(
+        printed
+            .find("\nnetworks:\n")
+            .expect("the top level goes on"),
+    );
+    insta::assert_snapshot!("everything", printed);
+    insta::assert_json_snapshot!("everything_typed", project.services["all"]);
+}
+
+#[test]
+fn reset_and_override_work_in_extends_include_and_aliases() {
+    let files = [
+        (
+            "compose.yaml",
+            "include: [inc.yaml]\nservices:\n  child:\n    extends: {service: base, file: base.yaml}\n    ports: !override ['81:81']\n    environment: {A: !reset null}\n    volumes: !reset []\n  shared:\n    labels: !override {only: this}\n    command: !reset null\n",
+        ),
+        (
+            "base.yaml",
+            "services:\n  base: {image: i, ports: ['80:80'], environment: {A: x, B: y}, volumes: ['./v:/v']}\n",
+        ),
+        (
+            "inc.yaml",
+            "services:\n  shared: {image: s, labels: {a: b}, command: run}\n",
+        ),
+    ];
+    let document = document(&load(&options(&[]), &files));
+    let child = &document["services"]["child"];
+    assert_eq!(child["ports"].as_array().map(Vec::len), Some(1), "M13 X2");
+    assert_eq!(child["environment"], json!({"B": "y"}), "M13 X2");
+    assert_eq!(child.get("volumes"), None, "M13 X2");
+    let shared = &document["services"]["shared"];
+    assert_eq!(shared["labels"], json!({"only": "this"}), "M13 N3");
+    assert_eq!(shared["command"], Value::Null, "M13 N3");
+}
+
+#[test]
+fn switches_leave_out_one_phase_each() {
+    let yaml = "services:\n  a:\n    image: 'i:${TAG:?}'\n    ports: ['${PORT}:80', '81:81']\n    volumes: ['./x:/x', '${V}:/v']\n    mem_limit: ${MEM}\n    cpus: ${CPUS}\n    depends_on: [gone]\n    command: run ${WHAT}\n";
+    let mut options = options(&[]);
+    options.interpolate = false;
+    options.consistency = false;
+    options.resolve_paths = false;
+    options.normalize = false;
+    let loaded = load(&options, &[("compose.yaml", yaml)]);
+    let a = document(&loaded)["services"]["a"].clone();
+    assert_eq!(a["image"], "i:${TAG:?}", "I11");
+    assert_eq!(a["ports"][0], "${PORT}:80");
+    assert_eq!(a["ports"][1]["target"], 81);
+    assert_eq!(a["volumes"][0]["source"], "./x");
+    assert_eq!(a["mem_limit"], "${MEM}");
+    assert_eq!(a["command"], "run ${WHAT}");
+    assert_eq!(a.get("networks"), None);
+    let mut names: Vec<&str> = loaded.variables.iter().map(|v| &*v.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["CPUS", "MEM", "PORT", "TAG", "V", "WHAT"], "I12");
+}
+
+#[test]
+fn a_missing_base_is_the_only_mistake_reported() {
+    let files = [(
+        "compose.yaml",
+        "services:\n  a:\n    extends: {file: gone.yaml, service: b}\n    networks: [n]\n",
+    )];
+    let loaded = load(&options(&[]), &files);
+    assert_eq!(
+        errors(&loaded),
+        ["open /p/gone.yaml: no such file or directory"]
+    );
+    assert!(loaded.is_file_missing());
+    assert_eq!(loaded.diagnostics[0].labels.len(), 1, "it names the line");
 }

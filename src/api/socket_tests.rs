@@ -453,7 +453,10 @@ async fn shutdown_ends_streams_and_the_server() {
     served.client.shutdown(false).await.unwrap();
     assert!(served.engine.is_shut_down.load(Ordering::SeqCst));
     served.shutdown.cancel();
-    assert!(logs.next().await.is_none());
+    assert!(matches!(
+        logs.next().await,
+        Some(Err(ClientError::Gone { .. }))
+    ));
     assert!(matches!(output.next().await, Err(ClientError::Gone { .. })));
     served.server.await.unwrap().unwrap();
 }

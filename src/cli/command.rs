@@ -78,10 +78,10 @@ pub enum Ended {
 /// Shows reports until the last; an interrupt ends it early and leaves the command running.
 pub async fn show(
     context: &Context,
+    mut progress: Progress,
     reports: &mut Reports,
     interrupts: &mut Interrupts,
 ) -> Result<Ended, Failure> {
-    let mut progress = Progress::new(context.globals.progress, context.output);
     let mut tick = tokio::time::interval(super::output::TICK);
     let ended = loop {
         let report = tokio::select! {
@@ -127,11 +127,26 @@ pub async fn show(
 /// Runs one verb to its end. Ctrl-C gives it up: what is made so far stays, and the next command
 /// goes on from there.
 pub fn run(context: &Context, selected: Selected, verb: Verb) -> Result<(), Failure> {
+    run_showing(context, progress(context), selected, verb)
+}
+
+/// The progress that the flags ask for.
+pub fn progress(context: &Context) -> Progress {
+    Progress::new(context.globals.progress, context.output)
+}
+
+/// As [`run`], with a progress of the command's own.
+pub fn run_showing(
+    context: &Context,
+    progress: Progress,
+    selected: Selected,
+    verb: Verb,
+) -> Result<(), Failure> {
     with_engine(context, async |client| {
         let mut interrupts = Interrupts::new()?;
         let Selected { name, project } = selected;
         let mut reports = client.command(&name, project, &verb).await?;
-        match show(context, &mut reports, &mut interrupts).await? {
+        match show(context, progress, &mut reports, &mut interrupts).await? {
             Ended::Done => Ok(()),
             Ended::Failed(failure) => Err(failure),
             Ended::Interrupted => {

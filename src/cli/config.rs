@@ -117,6 +117,7 @@ pub fn run(
     options.normalize = !args.no_normalize;
     options.resolve_paths = !args.no_path_resolution;
     options.consistency = !args.no_consistency;
+    options.check_values = false;
     options.resolve_environment = !args.no_env_resolution;
     if args.profiles || args.variables {
         // Both speak of the files as a whole, whatever is switched on.
@@ -162,8 +163,7 @@ pub fn run(
 }
 
 fn failure_code(loaded: &Loaded) -> u8 {
-    let mut errors = loaded.diagnostics.iter().filter(|d| d.is_error());
-    match errors.all(|d| matches!(d.code, "no-file" | "unreadable-file")) {
+    match loaded.is_file_missing() {
         true => EXIT_FILE_NOT_FOUND,
         false => EXIT_PARSE,
     }
@@ -360,4 +360,162 @@ fn lock(project: &Project) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::files::HostFiles;
+
+    const FILE: &str = "name: demo\nservices:\n  web:\n    image: web:${TAG:-1}\n    depends_on: [db]\n    networks: [back]\n  db:\n    build: .\n    volumes: ['data:/data']\n    environment: {A: '$$x'}\n  dbg: {image: d, profiles: [debug]}\nnetworks: {back: {}}\nvolumes: {data: {}}\nmodels: {m: {model: ai/m}}\n";
+
+    fn config(file: &str, args: &ConfigArgs) -> (u8, String, String) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("compose.yaml"), file).expect("the file is written");
+        let options = LoadOptions::new(directory.path().to_owned(), BTreeMap::new());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let lookups = Lookups {
+            hash: &|_, service| Some(format!("hash-of-{service}")),
+            digest: &|image| match image {
+                "web:1" => Ok("web:1@sha256:00".to_owned()),
+                _ => Err("no such image".to_owned()),
+            },
+        };
+        let code = run(
+            options, args, &HostFiles, &lookups, false, &mut out, &mut err,
+        )
+        .expect("vectors take everything");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (code, text(out), text(err))
+    }
+
+    fn printed(args: ConfigArgs) -> String {
+        let (code, out, err) = config(FILE, &args);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        out
+    }
+
+    #[test]
+    fn each_aspect_has_its_lines() {
+        let args = ConfigArgs::default;
+        assert_eq!(
+            printed(ConfigArgs {
+                services_only: true,
+                ..args()
+            }),
+            "db\nweb\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                volumes: true,
+                ..args()
+            }),
+            "data\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                networks: true,
+                ..args()
+            }),
+            "back\ndefault\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                profiles: true,
+                ..args()
+            }),
+            "debug\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                images: true,
+                ..args()
+            }),
+            "web:1\ndemo-db\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                quiet: true,
+                ..args()
+            }),
+            ""
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                hash: Some("*".into()),
+                ..args()
+            }),
+            "db hash-of-db\nweb hash-of-web\n"
+        );
+        assert_eq!(
+            printed(ConfigArgs {
+                variables: true,
+                ..args()
+            }),
+            "NAME   REQUIRED   DEFAULT VALUE   ALTERNATE VALUE\nTAG    false      1\n"
+        );
+        assert!(
+            printed(ConfigArgs {
+                environment: true,
+                ..args()
+            })
+            .contains("COMPOSE_PROJECT_NAME=demo\n")
+        );
+    }
+
+    #[test]
+    fn dollars_are_escaped_unless_variables_stay() {
+        assert!(printed(ConfigArgs::default()).contains("A: $$x\n"));
+        let raw = printed(ConfigArgs {
+            no_interpolate: true,
+            ..ConfigArgs::default()
+        });
+        assert!(
+            raw.contains("image: web:${TAG:-1}\n") && raw.contains("A: $$x\n"),
+            "{raw}"
+        );
+    }
+
+    #[test]
+    fn one_service_brings_its_dependencies() {
+        let services = |name: &str| ConfigArgs {
+            services: vec![name.into()],
+            ..ConfigArgs::default()
+        };
+        assert!(printed(services("web")).contains("  db:\n"), "V9");
+        assert!(!printed(services("db")).contains("  web:\n"), "V9");
+    }
+
+    #[test]
+    fn digests_are_pinned_or_named() {
+        let args = ConfigArgs {
+            resolve_image_digests: true,
+            ..ConfigArgs::default()
+        };
+        assert!(printed(args.clone()).contains("image: web:1@sha256:00\n"));
+        let (code, _, err) = config("services: {a: {image: x}}", &args);
+        assert_eq!(code, EXIT_FAILURE);
+        assert!(
+            err.contains("cannot resolve image x of service \"a\": no such image"),
+            "{err}"
+        );
+        let lock = ConfigArgs {
+            lock_image_digests: true,
+            services: vec!["web".into()],
+            ..ConfigArgs::default()
+        };
+        assert_eq!(
+            printed(lock),
+            "services:\n  web:\n    image: web:1@sha256:00\n"
+        );
+    }
+
+    #[test]
+    fn failures_have_composes_codes() {
+        let (code, out, err) = config("services: {a: {imag: x}}", &ConfigArgs::default());
+        assert_eq!((code, out.as_str()), (EXIT_PARSE, ""));
+        assert!(err.contains("did you mean `image`?"), "{err}");
+        let (code, _, _) = config("include: [gone.yaml]\nservices: {}", &ConfigArgs::default());
+        assert_eq!(code, EXIT_FILE_NOT_FOUND);
+    }
 }

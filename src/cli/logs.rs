@@ -1,7 +1,10 @@
 //! `wharf logs`.
 
+mod follower;
+
 use clap::Args;
-use futures_util::StreamExt;
+
+pub use follower::Follower;
 
 use super::command::{Interrupts, with_engine};
 use super::globals::Context;
@@ -96,7 +99,7 @@ impl Logs {
                     }
                 }
             }
-            let mut frames = client.logs(&name, &query).await?;
+            let mut frames = Follower::begin(context, &client, &name, query).await?;
             let mut lines = LogLines::new(style, context.output);
             let mut interrupts = Interrupts::new()?;
             loop {

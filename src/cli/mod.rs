@@ -177,7 +177,7 @@ fn ended(output: Output, result: Result<(), Failure>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.use_stderr() {
-        _ = write!(std::io::stderr(), "{}", text.ansi());
+        _ = write!(anstream::stderr(), "{}", text.ansi());
         let missing_command = matches!(
             error.kind(),
             clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
@@ -185,7 +185,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         );
         ExitCode::from(if missing_command { 1 } else { 16 })
     } else {
-        _ = write!(std::io::stdout(), "{text}");
+        _ = write!(anstream::stdout(), "{}", text.ansi());
         ExitCode::SUCCESS
     }
 }

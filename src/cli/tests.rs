@@ -30,6 +30,8 @@ fn lines_that_compose_accepts_are_accepted() {
         "up --abort-on-container-failure",
         "up --exit-code-from tests",
         "up --plan",
+        "up -d --build",
+        "up --no-build",
         "-f a.yaml -f b.yaml --env-file x.env --env-file y.env up",
         "-p demo --project-directory /srv --profile a --profile b up",
         "--ansi never --progress plain --parallel 4 up",
@@ -75,6 +77,7 @@ fn lines_that_contradict_themselves_are_refused() {
     for line in [
         "up --force-recreate --no-recreate",
         "up -d --attach web",
+        "up --build --no-build",
         "up -d --abort-on-container-exit",
         "up -d --exit-code-from web",
         "up --scale web",

@@ -12,7 +12,7 @@ use clap::Args;
 use super::clock::now_ns;
 use super::command::{self, Ended, Interrupts, with_engine};
 use super::globals::{Context, is_set, seconds};
-use super::output::{Failure, Kind, LogStyle};
+use super::output::{Failure, Kind, LogStyle, Progress};
 use super::project::{self, Selected};
 use crate::api::wire::{ExecuteOptions, StopOptions, UpOptions, Verb};
 use crate::compose::Project;
@@ -79,6 +79,12 @@ pub struct Up {
         hide_default_value = true
     )]
     pub pull: String,
+    /// Build the images of services that have a build section first
+    #[arg(long, conflicts_with = "no_build")]
+    pub build: bool,
+    /// Never build; a missing image is a failure
+    #[arg(long)]
+    pub no_build: bool,
     /// Do not show how images are fetched
     #[arg(long)]
     pub quiet_pull: bool,
@@ -137,6 +143,15 @@ impl Up {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         self.check()?;
         let project = project::load(context, &self.services)?;
+        if self.build
+            && let Some((name, _)) = project.services.iter().find(|(_, s)| s.build.is_some())
+        {
+            return Err(Failure::new(
+                Kind::Engine,
+                format!("cannot build service {name:?}: images cannot be built yet"),
+            )
+            .hint("build the image with another tool, and name it with image:"));
+        }
         for (service, _) in &self.scale {
             check_service(&project, service)?;
         }
@@ -151,14 +166,23 @@ impl Up {
         let options = self.options(context.globals.parallel_limit());
         if self.detach || self.wait || self.no_start || self.plan {
             let name = project.name.clone();
-            return command::run(
-                context,
-                Selected {
-                    name,
-                    project: Some(project),
-                },
-                Verb::Up(options),
-            );
+            let selected = Selected {
+                name: name.clone(),
+                project: Some(project),
+            };
+            let since = now_ns();
+            let progress = self.progress(context);
+            let result = command::run_showing(context, progress, selected, Verb::Up(options));
+            if let Err(failure) = &result
+                && failure.kind != Kind::Interrupted
+            {
+                // The failure itself is what counts; this is what stands behind it.
+                _ = with_engine(context, async |client| {
+                    attached::last_words(context, &client, &name, since).await;
+                    Ok(())
+                });
+            }
+            return result;
         }
         let services = attached::services(&self, &project);
         let name = project.name.clone();
@@ -170,7 +194,14 @@ impl Up {
             let mut reports = client
                 .command(&name, Some(project), &Verb::Up(options))
                 .await?;
-            match command::show(context, &mut reports, &mut interrupts).await? {
+            match command::show(
+                context,
+                self.progress(context),
+                &mut reports,
+                &mut interrupts,
+            )
+            .await?
+            {
                 Ended::Done => (),
                 Ended::Failed(failure) => {
                     attached::last_words(context, &client, &name, since).await;
@@ -187,7 +218,14 @@ impl Up {
                     };
                     let stop = Verb::Stop(options);
                     let mut reports = client.command(&name, None, &stop).await?;
-                    match command::show(context, &mut reports, &mut interrupts).await? {
+                    match command::show(
+                        context,
+                        self.progress(context),
+                        &mut reports,
+                        &mut interrupts,
+                    )
+                    .await?
+                    {
                         Ended::Done => return Err(Failure::interrupted()),
                         Ended::Failed(failure) => return Err(failure),
                         Ended::Interrupted => attached::kill(context, &client, &name).await?,
@@ -224,6 +262,14 @@ impl Up {
             return refuse("--wait needs the containers to start: leave --no-start away");
         }
         Ok(())
+    }
+
+    fn progress(&self, context: &Context) -> Progress {
+        let progress = command::progress(context);
+        match self.quiet_pull {
+            true => progress.without_images(),
+            false => progress,
+        }
     }
 
     fn ending(&self) -> attached::Ending {

@@ -152,7 +152,11 @@ impl Admission<'_> {
             format!("{place}: additional properties '{key}' not allowed"),
         )
         .label(value.entry_span(), "unknown key");
-        self.diagnostics.push(match object.nearest(key) {
+        let nearest = match self.diagnostics.len() < schema::MAX_SUGGESTIONS {
+            true => object.nearest(key),
+            false => None,
+        };
+        self.diagnostics.push(match nearest {
             Some(known) => diagnostic.help(format!("did you mean `{known}`?")),
             None => diagnostic.help("remove it, or start it with `x-` to keep it as an extension"),
         });

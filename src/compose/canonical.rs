@@ -11,7 +11,12 @@ pub struct Canonical<'a> {
     pub diagnostics: &'a mut Vec<Diagnostic>,
     /// Values may still hold `${…}`; such short forms stay as they are.
     pub templates: bool,
+    /// Ports of the whole load. `1-65535` on every service would be a bomb.
+    pub n_ports: &'a mut usize,
 }
+
+/// Most ports that the short forms of one load may expand to.
+const MAX_PORTS: usize = 70_000;
 
 /// What a `key` alone, without `=value`, stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -380,11 +385,24 @@ impl Canonical<'_> {
         };
         let mut ports = Vec::new();
         for item in std::mem::take(items) {
+            if *self.n_ports > MAX_PORTS {
+                // Said once; expanding what follows would be the work that the limit prevents.
+                break;
+            }
             match item.as_str() {
                 None => ports.push(item),
                 Some(text) if self.is_template(text) => ports.push(item),
                 Some(text) => match short::ports(text) {
-                    Ok(found) => ports.extend(found.into_iter().map(|p| p.node(item.span))),
+                    Ok(found) => {
+                        *self.n_ports += found.len();
+                        if *self.n_ports > MAX_PORTS {
+                            let message =
+                                format!("the project publishes more than {MAX_PORTS} ports");
+                            self.refuse(&item, message);
+                            break;
+                        }
+                        ports.extend(found.into_iter().map(|p| p.node(item.span)));
+                    }
                     Err(error) => self.diagnostics.push(
                         Diagnostic::error("port", error.to_string())
                             .at(item.span)

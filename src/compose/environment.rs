@@ -94,8 +94,12 @@ fn read(
                     io::ErrorKind::IsADirectory => format!("env file {path} is a directory"),
                     _ => format!("failed to read {path}: {error}"),
                 };
+                let code = match error.kind() {
+                    io::ErrorKind::NotFound => "missing-env-file",
+                    _ => "env-file",
+                };
                 session.diagnostics.push(
-                    Diagnostic::error("env-file", reason)
+                    Diagnostic::error(code, reason)
                         .at(at)
                         .help("create it, or write {path: …, required: false}"),
                 );

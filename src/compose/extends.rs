@@ -73,6 +73,7 @@ fn resolve(
         let (file, from, is_local) = (last.file.clone(), last.name.clone(), last.is_local);
         match base(session, services, &file, &from, is_local, &extends, model) {
             None => {
+                session.is_partial = true;
                 failed = true;
                 break;
             }
@@ -232,7 +233,9 @@ fn not_found(
         shown(target)
     );
     let mut diagnostic = Diagnostic::error("extends", message).at(at);
-    if let Some(near) = schema::nearest(service, known.keys().map(String::as_str)) {
+    if session.diagnostics.len() < schema::MAX_SUGGESTIONS
+        && let Some(near) = schema::nearest(service, known.keys().map(String::as_str))
+    {
         diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
     }
     session.diagnostics.push(diagnostic);

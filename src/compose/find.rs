@@ -38,6 +38,9 @@ pub struct LoadOptions {
     pub resolve_paths: bool,
     /// Check references between the parts of the project.
     pub consistency: bool,
+    /// Values that only an engine minds (addresses, restart policies, mount types) are errors; else
+    /// they are warnings, and the fields stay empty. `config` prints them as they are.
+    pub check_values: bool,
     /// Read `env_file` and `label_file` into `environment` and `labels`.
     pub resolve_environment: bool,
 }
@@ -59,6 +62,7 @@ impl LoadOptions {
             normalize: true,
             resolve_paths: true,
             consistency: true,
+            check_values: true,
             resolve_environment: true,
         }
     }

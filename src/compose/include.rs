@@ -37,6 +37,7 @@ pub fn apply(session: &mut Session<'_>, document: &mut Node, path: &Path, model:
     for item in include.as_list().unwrap_or_default() {
         let Some(item) = item_of(item) else { continue };
         let Some(included) = load(session, &item, path, model) else {
+            session.is_partial = true;
             continue;
         };
         match &mut below {

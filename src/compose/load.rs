@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::find::{self, LoadOptions};
 use super::model::{Model, Session};
 use super::schema::{self, Shape};
-use super::{Project, ProjectName, admit, bind, check, environment, normalize, profiles};
+use super::{
+    Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
+};
 use crate::source::interpolate::Variable;
 use crate::source::{Diagnostic, Files, Map, Node, SourceMap, TreePath, Value, diagnostic};
 
@@ -25,6 +27,20 @@ pub struct Loaded {
     pub variables: Vec<Variable>,
     /// Every profile that a service names, enabled or not.
     pub profiles: Vec<String>,
+}
+
+impl Loaded {
+    /// Whether the load failed because a file that something names is not there; Compose ends with
+    /// another exit code then. Files of the model count before all else, env files only when
+    /// nothing else is wrong, because they are read last.
+    pub fn is_file_missing(&self) -> bool {
+        let mut errors = self.diagnostics.iter().filter(|d| d.is_error()).peekable();
+        let is_model_file = |d: &&Diagnostic| matches!(d.code, "no-file" | "missing-file");
+        if errors.clone().any(|d| is_model_file(&d)) {
+            return true;
+        }
+        errors.peek().is_some() && errors.all(|d| d.code == "missing-env-file")
+    }
 }
 
 /// Loads a project. Reports all mistakes it can find in one run.
@@ -138,7 +154,12 @@ fn project(
         &mut session.diagnostics,
     );
     if options.consistency {
-        check::consistency(&root, &disabled, &mut session.diagnostics);
+        consistency::check(
+            &root,
+            &disabled,
+            session.is_partial,
+            &mut session.diagnostics,
+        );
     }
     profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
     if !options.all_resources {
@@ -151,7 +172,10 @@ fn project(
     let mut project = bind::project(
         &root,
         name,
-        options.interpolate,
+        bind::Strictness {
+            templates: !options.interpolate,
+            refuse: options.check_values,
+        },
         options.resolve_environment,
         &mut session.diagnostics,
     );

@@ -10,6 +10,7 @@ mod bind;
 mod build;
 mod canonical;
 mod check;
+mod consistency;
 mod deploy;
 mod environment;
 mod extends;

@@ -28,6 +28,15 @@ pub struct Session<'a> {
     pub resolve_paths: bool,
     pub variables: Vec<Variable>,
     pub unset: BTreeSet<String>,
+    /// Something that was named could not be read, so that what seems missing may stand there.
+    pub is_partial: bool,
+    /// Ports that short forms expanded to so far; see [`Canonical`].
+    pub n_ports: usize,
+    /// Models loaded so far; includes that include each other's files twice would double at each
+    /// level.
+    n_models: usize,
+    /// Texts by path: an env file that many services name is held once.
+    texts: BTreeMap<PathBuf, FileId>,
     /// Parsed files by path; a base that many services extend is read once.
     parsed: BTreeMap<PathBuf, Option<Rc<Vec<Node>>>>,
     /// Values of `environment:` secrets and configs of included models, whose environment is not
@@ -44,6 +53,9 @@ pub struct Model<'a> {
     pub chain: &'a [PathBuf],
 }
 
+/// Most models of one load.
+const MAX_MODELS: usize = 1_000;
+
 /// The path that stands for standard input.
 pub const STDIN: &str = "-";
 
@@ -57,6 +69,10 @@ impl<'a> Session<'a> {
             resolve_paths: true,
             variables: Vec::new(),
             unset: BTreeSet::new(),
+            is_partial: false,
+            n_ports: 0,
+            n_models: 0,
+            texts: BTreeMap::new(),
             parsed: BTreeMap::new(),
             included_values: BTreeMap::new(),
         }
@@ -64,13 +80,18 @@ impl<'a> Session<'a> {
 
     /// Reads a text file into the source map.
     pub fn read(&mut self, path: &Path) -> io::Result<FileId> {
+        if let Some(known) = self.texts.get(path) {
+            return Ok(*known);
+        }
         let bytes = if path == Path::new(STDIN) {
             self.files.read_stdin()?
         } else {
             self.files.read(path)?
         };
         let text = files::decode(bytes)?;
-        Ok(self.sources.add(path.to_owned(), text))
+        let id = self.sources.add(path.to_owned(), text);
+        self.texts.insert(path.to_owned(), id);
+        Ok(id)
     }
 
     /// The documents of a Compose file; `None` when it cannot be read, which is reported once, at
@@ -80,11 +101,13 @@ impl<'a> Session<'a> {
             return known.clone();
         }
         let documents = match self.read(path) {
-            Ok(file) => Some(Rc::new(parse::parse(
-                &self.sources,
-                file,
-                &mut self.diagnostics,
-            ))),
+            Ok(file) => {
+                let mut found = Vec::new();
+                let documents = parse::parse(&self.sources, file, &mut found);
+                self.is_partial |= !found.is_empty();
+                self.diagnostics.append(&mut found);
+                Some(Rc::new(documents))
+            }
             Err(error) => {
                 self.unreadable(path, &error, named_at);
                 None
@@ -95,16 +118,18 @@ impl<'a> Session<'a> {
     }
 
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
+        self.is_partial = true;
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => "missing-file",
+            _ => "unreadable-file",
+        };
         let reason = match error.kind() {
             io::ErrorKind::NotFound => "no such file or directory".to_owned(),
             io::ErrorKind::IsADirectory => "is a directory".to_owned(),
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
             _ => error.to_string(),
         };
-        let diagnostic = Diagnostic::error(
-            "unreadable-file",
-            format!("open {}: {reason}", path.display()),
-        );
+        let diagnostic = Diagnostic::error(code, format!("open {}: {reason}", path.display()));
         self.diagnostics.push(match named_at {
             Some(span) => diagnostic.at(span),
             None => diagnostic,
@@ -128,19 +153,33 @@ impl<'a> Session<'a> {
         Canonical {
             diagnostics: &mut self.diagnostics,
             templates: !self.interpolate,
+            n_ports: &mut self.n_ports,
         }
     }
 
     /// Loads a model. `None` when no file of it could be read.
     pub fn model(&mut self, model: &Model<'_>) -> Option<Node> {
+        self.n_models += 1;
+        if self.n_models > MAX_MODELS {
+            if self.n_models == MAX_MODELS + 1 {
+                self.diagnostics.push(Diagnostic::error(
+                    "too-many-includes",
+                    format!("more than {MAX_MODELS} models are included"),
+                ));
+            }
+            return None;
+        }
         let mut merged: Option<Node> = None;
         for path in model.files {
             let Some(documents) = self.documents(path, None) else {
                 continue;
             };
+            // A file of a model is rarely read a second time, and then it is parsed again: that is
+            // cheaper than a copy of every file.
+            self.parsed.remove(path);
+            let documents = Rc::try_unwrap(documents).unwrap_or_else(|shared| (*shared).clone());
             let mut versions = 0;
-            for document in documents.iter() {
-                let mut document = document.clone();
+            for mut document in documents {
                 if document.is_null() {
                     continue;
                 }
@@ -198,8 +237,37 @@ impl<'a> Session<'a> {
                 environment: model.environment,
             }
             .project(&mut merged);
+            self.resolve_watched(&mut merged);
         }
         Some(merged)
+    }
+
+    /// Watched paths are named by the kernel without symbolic links, so the first link in one is
+    /// resolved (H1). What does not exist stays as it is.
+    fn resolve_watched(&self, root: &mut Node) {
+        let services = root.get_mut("services").and_then(Node::as_map_mut);
+        for service in services.into_iter().flat_map(Map::values_mut) {
+            let rules = service.get_mut("develop").and_then(|d| d.get_mut("watch"));
+            for rule in rules.and_then(Node::as_list_mut).into_iter().flatten() {
+                let Some(path) = rule.get_mut("path") else {
+                    continue;
+                };
+                let Some(text) = path.as_str() else { continue };
+                let whole = Path::new(text);
+                let mut prefixes: Vec<&Path> = whole.ancestors().collect();
+                prefixes.reverse();
+                let linked = prefixes.into_iter().find_map(|prefix| {
+                    let real = self.files.canonicalize(prefix).ok()?;
+                    (real != prefix).then(|| (real, whole.strip_prefix(prefix).ok()))
+                });
+                if let Some((real, Some(rest))) = linked {
+                    let resolved = real.join(rest);
+                    // Joining nothing leaves a slash at the end.
+                    let text = resolved.to_string_lossy().trim_end_matches('/').to_owned();
+                    path.value = Value::Text(text);
+                }
+            }
+        }
     }
 
     /// Names of resources become parts of file names and labels.

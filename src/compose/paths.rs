@@ -128,10 +128,24 @@ impl Resolver<'_> {
         }
     }
 
+    /// `C:\x` to `/c/x` where the user asks for it (H4).
+    fn converted(&self, path: &str) -> String {
+        let asked = self
+            .environment
+            .get("COMPOSE_CONVERT_WINDOWS_PATHS")
+            .is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "t"));
+        match path.split_once(':') {
+            Some((drive, rest)) if asked => {
+                format!("/{}{}", drive.to_ascii_lowercase(), rest.replace('\\', "/"))
+            }
+            _ => path.to_owned(),
+        }
+    }
+
     /// An absolute, cleaned form of a path.
     pub fn resolve(&self, path: &str) -> String {
         if is_windows_absolute(path) || path.starts_with("\\\\") {
-            return path.to_owned();
+            return self.converted(path);
         }
         if let Some(rest) = path.strip_prefix('~')
             && (rest.is_empty() || rest.starts_with('/'))

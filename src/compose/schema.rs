@@ -73,6 +73,10 @@ pub fn nearest<'w>(wrong: &str, words: impl IntoIterator<Item = &'w str>) -> Opt
         .map(|(_, word)| word)
 }
 
+/// From this many diagnostics on nothing is suggested any more: comparing words is the one thing
+/// here that costs more than a look at the file.
+pub const MAX_SUGGESTIONS: usize = 200;
+
 /// Insertions, deletions, replacements and swaps of neighbours between two words.
 fn edit_distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().take(64).collect();

@@ -146,11 +146,16 @@ fn reads_as_other(value: &str) -> bool {
         return true;
     }
     // Dates.
-    let bytes = value.as_bytes();
-    bytes.len() >= 8
-        && bytes[..4].iter().all(u8::is_ascii_digit)
-        && bytes[4] == b'-'
-        && bytes[5].is_ascii_digit()
+    let date: Vec<&str> = value
+        .split(['T', 't', ' '])
+        .next()
+        .unwrap_or_default()
+        .split('-')
+        .collect();
+    matches!(*date, [year, month, day]
+        if year.len() == 4 && is_digits(year)
+            && month.len() <= 2 && is_digits(month)
+            && day.len() <= 2 && is_digits(day))
 }
 
 fn is_plain(value: &str) -> bool {

@@ -5,8 +5,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use crate::runtime::failure::{Failure, Kind};
+use crate::runtime::failure::{Failure, Kind, os_text};
+use crate::sys::shared::Word;
 use crate::sys::{fd, socket};
 
 /// One packet from the child.
@@ -30,11 +32,19 @@ const MAX_PACKET: usize = 4096;
 
 /// The parent's end.
 #[derive(Debug)]
-pub struct Parent(OwnedFd);
+pub struct Parent {
+    socket: OwnedFd,
+    last_word: Rc<Word>,
+}
 
 /// The child's end.
 #[derive(Debug)]
-pub struct Child(OwnedFd);
+pub struct Child {
+    socket: OwnedFd,
+    /// Kind and error number of a failure. A filter may deny even the send of the report (S19);
+    /// it cannot deny a store.
+    last_word: Rc<Word>,
+}
 
 /// # Errors
 /// Of `socketpair(2)`.
@@ -42,7 +52,17 @@ pub fn pair() -> io::Result<(Parent, Child)> {
     let (parent, child) = socket::pair()?;
     // The shim never waits on one child; the child has nothing else to do.
     fd::set_nonblocking(&parent)?;
-    Ok((Parent(parent), Child(child)))
+    let last_word = Rc::new(Word::new()?);
+    Ok((
+        Parent {
+            socket: parent,
+            last_word: Rc::clone(&last_word),
+        },
+        Child {
+            socket: child,
+            last_word,
+        },
+    ))
 }
 
 impl Parent {
@@ -51,7 +71,7 @@ impl Parent {
     /// # Errors
     /// `EPIPE` when it is dead already.
     pub fn go(&self) -> io::Result<()> {
-        socket::send(&self.0, b"g", &[])
+        socket::send(&self.socket, b"g", &[])
     }
 
     /// Receives one packet.
@@ -60,7 +80,7 @@ impl Parent {
     /// Of the receive, or `InvalidData`.
     pub fn receive(&self) -> io::Result<Report> {
         let mut buffer = [0; MAX_PACKET];
-        let (n, fds) = match socket::receive(&self.0, &mut buffer) {
+        let (n, fds) = match socket::receive(&self.socket, &mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Report::Nothing),
             received => received?,
         };
@@ -70,7 +90,7 @@ impl Parent {
             .and_then(|packet| packet.split_at_checked(6))
         else {
             return if n == 0 {
-                Ok(Report::Closed)
+                Ok(self.closed())
             } else {
                 Err(bad())
             };
@@ -82,24 +102,41 @@ impl Parent {
         match *tag {
             TAG_CONSOLE => fds.into_iter().next().map(Report::Console).ok_or_else(bad),
             TAG_FORKED => Ok(Report::Forked(number)),
-            TAG_FAILED => Ok(Report::Failed(Failure {
-                kind: match *kind {
-                    1 => Kind::CommandNotFound,
-                    2 => Kind::CommandNotExecutable,
-                    3 => Kind::Invalid,
-                    _ => Kind::System,
-                },
-                message: String::from_utf8_lossy(text).into_owned(),
-                errno: number,
-            })),
+            TAG_FAILED => {
+                self.last_word.set(0);
+                Ok(Report::Failed(Failure {
+                    kind: Kind::from_number(*kind),
+                    message: String::from_utf8_lossy(text).into_owned(),
+                    errno: number,
+                }))
+            }
             _ => Err(bad()),
         }
     }
 }
 
+impl Parent {
+    /// The end of the channel: what could not be said is in the shared word, once.
+    fn closed(&self) -> Report {
+        let word = self.last_word.get();
+        if word == 0 {
+            return Report::Closed;
+        }
+        self.last_word.set(0);
+        let [errno_low, errno_high, kind, _] = word.to_le_bytes();
+        let errno = i32::from(u16::from_le_bytes([errno_low, errno_high]));
+        let text = os_text(&io::Error::from_raw_os_error(errno));
+        Report::Failed(Failure {
+            kind: Kind::from_number(kind),
+            message: format!("start the program under its filter: {text}"),
+            errno,
+        })
+    }
+}
+
 impl AsFd for Parent {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -108,14 +145,14 @@ impl Child {
     #[must_use]
     pub fn wait(&self) -> bool {
         let mut buffer = [0; 1];
-        matches!(socket::receive(&self.0, &mut buffer), Ok((1, _)))
+        matches!(socket::receive(&self.socket, &mut buffer), Ok((1, _)))
     }
 
     /// Whether the parent is gone.
     #[must_use]
     pub fn is_orphaned(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -127,21 +164,23 @@ impl Child {
     /// # Errors
     /// Of the send.
     pub fn console(&self, master: BorrowedFd<'_>) -> io::Result<()> {
-        socket::send(&self.0, &[TAG_CONSOLE, 0, 0, 0, 0, 0], &[master])
+        socket::send(&self.socket, &[TAG_CONSOLE, 0, 0, 0, 0, 0], &[master])
     }
 
     /// # Errors
     /// Of the send.
     pub fn forked(&self, pid: i32) -> io::Result<()> {
         let [a, b, c, d] = pid.to_le_bytes();
-        socket::send(&self.0, &[TAG_FORKED, 0, a, b, c, d], &[])
+        socket::send(&self.socket, &[TAG_FORKED, 0, a, b, c, d], &[])
     }
 
     /// Reports the failure. There is nobody to tell when that fails too.
     pub fn failed(&self, failure: &Failure) {
         let [a, b, c, d] = failure.errno.to_le_bytes();
+        self.last_word
+            .set(i32::from_le_bytes([a, b, failure.kind as u8, 0]));
         let mut packet = vec![TAG_FAILED, failure.kind as u8, a, b, c, d];
         packet.extend(failure.message.bytes().take(MAX_PACKET - 6));
-        let _ = socket::send(&self.0, &packet, &[]);
+        let _ = socket::send(&self.socket, &packet, &[]);
     }
 }

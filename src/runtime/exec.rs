@@ -90,14 +90,7 @@ fn prepare(
     let root =
         Root::new(rustix::fs::open("/", flags, Mode::empty()).during("open the container's root")?);
 
-    let numbers = format!("{}:{}", spec.user().uid(), spec.user().gid());
-    let plain = spec.user().uid() == 0 && spec.user().gid() == 0;
-    let fallback = if plain { "" } else { numbers.as_str() };
-    let wanted = exec
-        .user
-        .filter(|user| !user.is_empty())
-        .unwrap_or(fallback);
-    let identity = user::resolve(&root, wanted, exec.group_add)?;
+    let identity = user::resolve(&root, exec.user, spec.user(), exec.group_add)?;
 
     shared::set_environment(spec)?;
     shared::enter_directory(&root, spec.cwd())?;

@@ -13,6 +13,19 @@ pub enum Kind {
     System = 4,
 }
 
+impl Kind {
+    /// The kind that crossed as a number; what is not known is the system's.
+    #[must_use]
+    pub fn from_number(number: u8) -> Kind {
+        match number {
+            1 => Kind::CommandNotFound,
+            2 => Kind::CommandNotExecutable,
+            3 => Kind::Invalid,
+            _ => Kind::System,
+        }
+    }
+}
+
 /// The chain of causes as text, because the process that has the error ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -25,11 +25,15 @@ pub fn split(has_terminal: bool) -> io::Result<()> {
                 let _ = rustix::termios::tcsetpgrp(std::io::stdin(), rustix::process::getpgrp());
                 signal::reset();
             }
-            // Process 1 is the parent: its end takes the namespace, and us, with it.
+            // Process 1's end takes its namespace along; in somebody else's there is only this. A
+            // filter may deny it, which then is the user's wish.
+            let _ = process::die_with_parent();
             Ok(())
         }
         Side::Parent(program) => {
             process::set_name(c"wharf-init");
+            // Where this is not process 1 (`pid: host`), orphans come here all the same.
+            let _ = process::become_subreaper();
             fd::close_inherited(0, &[]);
             supervise(program)
         }

@@ -88,7 +88,14 @@ impl Options {
         let tree = |propagation| Some((propagation, Depth::Tree));
         let single = |propagation| Some((propagation, Depth::Single));
         match word {
-            "" | "defaults" | "async" | "relatime" | "noiversion" | "loud" | "auto" => {}
+            "" | "defaults" | "relatime" | "norelatime" | "nostrictatime" | "noiversion"
+            | "loud" | "silent" | "auto" | "noauto" => {}
+            "atime" => {
+                self.clear |= libc::MOUNT_ATTR__ATIME;
+                self.set &= !libc::MOUNT_ATTR__ATIME;
+            }
+            "nosymfollow" => attribute(libc::MOUNT_ATTR_NOSYMFOLLOW, true),
+            "symfollow" => attribute(libc::MOUNT_ATTR_NOSYMFOLLOW, false),
             "ro" => attribute(libc::MOUNT_ATTR_RDONLY, true),
             "rw" => attribute(libc::MOUNT_ATTR_RDONLY, false),
             "nosuid" => attribute(libc::MOUNT_ATTR_NOSUID, true),
@@ -314,9 +321,10 @@ impl Prepared {
         let fail = |error| self.fail("bind", error);
         let change = self.options.change();
         let read_only = change.set & libc::MOUNT_ATTR_RDONLY;
-        // Flags other than read-only are the top mount's alone, as everywhere.
+        // `ro` is the top mount's alone (what Compose calls "writable"), as are all other flags; only
+        // `rro` reaches below.
         mount::set_attributes(tree, Depth::Single, change).map_err(fail)?;
-        if read_only != 0 && (self.options.recursive_bind || self.options.recursive_read_only) {
+        if read_only != 0 && self.options.recursive_read_only {
             let change = Change {
                 set: read_only,
                 ..Change::default()
@@ -355,9 +363,18 @@ impl Prepared {
                 option: key.clone(),
             })?;
         }
-        context
+        let mount = context
             .mount(self.options.attributes())
-            .map_err(|error| self.fail(kind, error))
+            .map_err(|error| self.fail(kind, error))?;
+        if let Some((propagation, _)) = self.options.propagation {
+            let change = Change {
+                propagation: Some(propagation),
+                ..Change::default()
+            };
+            mount::set_attributes(&mount, Depth::Single, change)
+                .map_err(|error| self.fail(kind, error))?;
+        }
+        Ok(mount)
     }
 
     fn cgroup(&self, root: &Root, trees: &[(Option<String>, OwnedFd)]) -> Result<(), MountError> {

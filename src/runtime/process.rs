@@ -73,7 +73,7 @@ pub fn set_environment(spec: &Process) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Puts the process's OOM score; `dir` is a procfs that the container cannot have changed (S7).
+/// Sets the process's OOM score in `proc`, a procfs that the container cannot have changed (S7).
 ///
 /// # Errors
 /// When the specification asks for a score and it cannot be set.

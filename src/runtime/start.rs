@@ -191,7 +191,7 @@ fn prepare(
     }
 
     let root = assemble(container, &proc)?;
-    let identity = resolve_user(&root, process, container)?;
+    let identity = user::resolve(&root, container.user, process.user(), container.group_add)?;
     let slave = match stdio {
         Stdio::Streams { .. } => None,
         Stdio::Terminal { size } => {
@@ -266,30 +266,6 @@ fn set_names(spec: &Spec, namespaces: &Namespaces) -> Result<(), StepError> {
         rustix::system::setdomainname(name.as_bytes()).during("set the domain name")?;
     }
     Ok(())
-}
-
-fn resolve_user(
-    root: &Root,
-    process: &Process,
-    container: &Container<'_>,
-) -> Result<Identity, UserError> {
-    match container.user.filter(|user| !user.is_empty()) {
-        Some(user) => user::resolve(root, user, container.group_add),
-        // Nothing asked for: the specification's own numbers (0:0 when it says nothing).
-        None => {
-            let wanted = process.user();
-            let numbers = format!("{}:{}", wanted.uid(), wanted.gid());
-            let is_root = wanted.uid() == 0 && wanted.gid() == 0;
-            let text = if is_root { "" } else { numbers.as_str() };
-            let mut identity = user::resolve(root, text, container.group_add)?;
-            for gid in wanted.additional_gids().iter().flatten() {
-                if !identity.groups.contains(gid) {
-                    identity.groups.push(*gid);
-                }
-            }
-            Ok(identity)
-        }
-    }
 }
 
 /// Mounts the root and everything in it, over the stage directory of this private namespace.

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::Path;
 
+use oci_spec::runtime::User;
+
 use crate::sys::root::Root;
 
 /// A passwd or group file beyond this is an attack, not a file (CVE-2026-47262).
@@ -39,14 +41,33 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
-/// Resolves a user in a root.
+/// Resolves a user in a root. Without a wish the specification's own numbers count.
 ///
 /// # Errors
 /// For what is malformed, out of range or unknown, and for files that cannot be read safely.
-pub fn resolve(root: &Root, user: &str, group_add: &[String]) -> Result<Identity, UserError> {
+pub fn resolve(
+    root: &Root,
+    wish: Option<&str>,
+    spec: &User,
+    group_add: &[String],
+) -> Result<Identity, UserError> {
     let passwd = read(root, "/etc/passwd")?;
     let group = read(root, "/etc/group")?;
-    resolve_in(&passwd, &group, user, group_add)
+    if let Some(user) = wish.filter(|user| !user.is_empty()) {
+        return resolve_in(&passwd, &group, user, group_add);
+    }
+    // 0:0 is what a specification without a user has; root then gets its groups of the file.
+    let user = match (spec.uid(), spec.gid()) {
+        (0, 0) => String::new(),
+        (uid, gid) => format!("{uid}:{gid}"),
+    };
+    let mut identity = resolve_in(&passwd, &group, &user, group_add)?;
+    for gid in spec.additional_gids().iter().flatten() {
+        if !identity.groups.contains(gid) {
+            identity.groups.push(*gid);
+        }
+    }
+    Ok(identity)
 }
 
 fn read(root: &Root, path: &'static str) -> Result<String, UserError> {

@@ -5,10 +5,12 @@
 //! engine and is found again by its socket.
 
 mod connection;
+mod ending;
 mod execs;
 mod output;
 pub mod protocol;
 mod record;
+mod requests;
 mod respawn;
 pub mod spawner;
 mod supervise;

@@ -63,7 +63,7 @@ impl Respawn {
 /// Starts the engine as a process of nobody's: not our child, no descriptor of ours.
 fn start(command: &[String]) {
     // An orphan would come back to us as a subreaper.
-    let _ = process::set_subreaper(None);
+    let _ = process::resign_as_subreaper();
     if let Ok(side) = clone::fork() {
         match side {
             Side::Child => {
@@ -84,5 +84,5 @@ fn start(command: &[String]) {
             }
         }
     }
-    let _ = process::set_subreaper(Some(()));
+    let _ = process::become_subreaper();
 }

@@ -10,52 +10,45 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
 use crate::runtime::cgroup::Cgroup;
 use crate::runtime::channel::Report;
-use crate::runtime::exec;
 use crate::runtime::failure::{Failure as StartFailure, Kind};
 use crate::runtime::process::{Starting, Stdio};
 use crate::runtime::rootfs::Overlay;
 use crate::runtime::seccomp::{self, Filter};
 use crate::runtime::start::{self, Container};
-use crate::shim::connection::{Connection, Incoming};
+use crate::shim::connection::Connection;
+use crate::shim::ending::{OOM_LAST, until};
 use crate::shim::execs::{Exec, Phase as ExecPhase, Step};
 use crate::shim::output::{LogFile, Output, Pumped};
 use crate::shim::protocol::log::Stream;
 use crate::shim::protocol::{
-    Answer, Bundle, Call, Event, ExitRecord, Failure, FailureKind, Message, Request, Rootfs, Spawn,
-    StartRecord, State, VERSION, file,
+    Answer, Bundle, Event, ExitRecord, Failure, FailureKind, Message, Rootfs, Spawn, StartRecord,
+    file,
 };
 use crate::shim::record;
 use crate::shim::respawn::Respawn;
 use crate::sys::clone;
-use crate::sys::{fd, pidfd, process, pty, signal, socket};
+use crate::sys::{fd, pidfd, process, signal, socket};
 
 /// After this much quiet, memory that work needed is given back.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// How long killed processes may take to be gone before the end is reported all the same.
-const REAP: Duration = Duration::from_secs(5);
-
-/// How long output may go on after everything in the container is dead.
-const DRAIN: Duration = Duration::from_secs(2);
-
-/// Where the cgroup cannot be killed at once, processes are killed again after this long.
-const RETRY: Duration = Duration::from_millis(20);
-
 /// What of the bundle is needed after the start.
 #[derive(Debug)]
-struct Settings {
-    dir: PathBuf,
-    engine_command: Vec<String>,
-    engine_lock: PathBuf,
+pub(super) struct Settings {
+    pub(super) dir: PathBuf,
+    pub(super) engine_command: Vec<String>,
+    pub(super) engine_lock: PathBuf,
+    pub(super) stop_signal: i32,
+    pub(super) stop_grace_ms: u64,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Starting {
         starting: Starting,
         failure: Option<StartFailure>,
@@ -65,32 +58,34 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Shim {
-    settings: Settings,
-    phase: Phase,
-    cgroup: Cgroup,
-    filter: Option<Filter>,
-    connection: Option<Connection>,
-    listener: OwnedFd,
-    children: OwnedFd,
-    log: LogFile,
-    outputs: Vec<Output>,
-    stdin: Option<OwnedFd>,
-    master: Option<OwnedFd>,
-    execs: Vec<Exec>,
-    oom: Option<OwnedFd>,
-    oom_kills: u64,
-    paused: bool,
+pub(super) struct Shim {
+    pub(super) settings: Settings,
+    pub(super) phase: Phase,
+    pub(super) cgroup: Cgroup,
+    pub(super) filter: Option<Filter>,
+    pub(super) connection: Option<Connection>,
+    pub(super) listener: OwnedFd,
+    pub(super) signals: OwnedFd,
+    pub(super) log: LogFile,
+    pub(super) outputs: Vec<Output>,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) master: Option<OwnedFd>,
+    pub(super) execs: Vec<Exec>,
+    pub(super) oom: Option<OwnedFd>,
+    pub(super) oom_kills: u64,
+    /// When to look at the counter again, and the pause before that.
+    pub(super) oom_again: Option<(Instant, Duration)>,
+    pub(super) paused: bool,
     /// When a stop turns into a kill.
-    kill_at: Option<Instant>,
-    start: Option<StartRecord>,
-    exit: Option<ExitRecord>,
-    released: bool,
-    respawn: Option<Respawn>,
+    pub(super) kill_at: Option<Instant>,
+    pub(super) start: Option<StartRecord>,
+    pub(super) exit: Option<ExitRecord>,
+    pub(super) released: bool,
+    pub(super) respawn: Option<Respawn>,
     /// When to give memory back.
-    tidy_at: Option<Instant>,
+    pub(super) tidy_at: Option<Instant>,
     /// Reserved sockets: held, never used.
-    _held: Vec<OwnedFd>,
+    pub(super) _held: Vec<OwnedFd>,
 }
 
 /// What a descriptor in the poll set is.
@@ -98,7 +93,7 @@ struct Shim {
 enum Source {
     Connection,
     Listener,
-    Children,
+    Signals,
     Start,
     Init,
     Output(usize),
@@ -132,7 +127,7 @@ pub fn run(spawn: &Spawn, fds: Vec<OwnedFd>, default_filter: Filter) -> ! {
 }
 
 /// Tells that there is no container. Without an engine the record says it.
-fn report_failure(connection: Option<&mut Connection>, dir: &Path, failure: Failure) {
+pub(super) fn report_failure(connection: Option<&mut Connection>, dir: &Path, failure: Failure) {
     let code = match failure.kind {
         FailureKind::CommandNotFound => 127,
         FailureKind::CommandNotExecutable => 126,
@@ -153,7 +148,7 @@ fn report_failure(connection: Option<&mut Connection>, dir: &Path, failure: Fail
     }
 }
 
-fn wire(failure: StartFailure) -> Failure {
+pub(super) fn wire(failure: StartFailure) -> Failure {
     let kind = match failure.kind {
         Kind::CommandNotFound => FailureKind::CommandNotFound,
         Kind::CommandNotExecutable => FailureKind::CommandNotExecutable,
@@ -167,7 +162,7 @@ fn wire(failure: StartFailure) -> Failure {
     }
 }
 
-fn failed(kind: FailureKind, message: &str) -> Answer {
+pub(super) fn failed(kind: FailureKind, message: &str) -> Answer {
     Answer::Failed(Failure {
         kind,
         message: message.to_owned(),
@@ -176,7 +171,7 @@ fn failed(kind: FailureKind, message: &str) -> Answer {
 }
 
 /// A failure of the shim's own preparations.
-fn own(step: &'static str) -> impl Fn(std::io::Error) -> StartFailure {
+pub(super) fn own(step: &'static str) -> impl Fn(std::io::Error) -> StartFailure {
     move |source| {
         let error = crate::runtime::failure::StepError { step, source };
         StartFailure::new(Kind::System, &error)
@@ -233,7 +228,7 @@ impl Shim {
         held: Vec<OwnedFd>,
         default_filter: Filter,
     ) -> Result<Shim, StartFailure> {
-        process::set_subreaper(Some(())).map_err(own("become a subreaper"))?;
+        process::become_subreaper().map_err(own("become a subreaper"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&spawn.dir, flags, Mode::empty())
             .map_err(|error| own("open the run directory")(error.into()))?;
@@ -244,7 +239,8 @@ impl Shim {
         let listener = socket::listen(dir.as_fd(), file::SOCKET).map_err(own("listen"))?;
         record::write_shim(&spawn.dir).map_err(own("write the shim record"))?;
         let log = LogFile::open(&bundle.log_path).map_err(own("open the log"))?;
-        let children = signal::child_fd().map_err(own("watch children"))?;
+        let signals =
+            signal::watch(&[libc::SIGCHLD, libc::SIGTERM]).map_err(own("watch signals"))?;
 
         let spec = &bundle.spec;
         let linux = spec.linux().as_ref();
@@ -284,6 +280,8 @@ impl Shim {
                 dir: spawn.dir.clone(),
                 engine_command: bundle.engine_command,
                 engine_lock: bundle.engine_lock,
+                stop_signal: bundle.stop_signal,
+                stop_grace_ms: bundle.stop_grace_ms,
             },
             phase: Phase::Starting {
                 starting,
@@ -291,11 +289,12 @@ impl Shim {
             },
             oom: cgroup.oom_poll_fd(),
             oom_kills: 0,
+            oom_again: None,
             cgroup,
             filter,
             connection: None,
             listener,
-            children,
+            signals,
             log,
             outputs,
             stdin,
@@ -312,7 +311,7 @@ impl Shim {
         })
     }
 
-    fn serve(&mut self) -> ! {
+    pub(super) fn serve(&mut self) -> ! {
         loop {
             for (source, events) in self.wait() {
                 self.handle(source, events);
@@ -363,15 +362,9 @@ impl Shim {
             );
         }
         add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
-        add(Source::Children, self.children.as_fd(), PollFlags::IN);
+        add(Source::Signals, self.signals.as_fd(), PollFlags::IN);
 
-        let timeout = self.next_timer().map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
-            }
-        });
+        let timeout = self.next_timer().map(until);
         // EINTR and the like are a round without news.
         let _ = poll(&mut fds, timeout.as_ref());
         sources
@@ -385,10 +378,16 @@ impl Shim {
     fn next_timer(&self) -> Option<Instant> {
         let outputs = self.outputs.iter().filter_map(Output::deadline).min();
         let respawn = self.respawn.as_ref().map(Respawn::deadline);
-        [outputs, respawn, self.kill_at, self.tidy_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            outputs,
+            respawn,
+            self.kill_at,
+            self.tidy_at,
+            self.oom_again.map(|(at, _)| at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn timers(&mut self) {
@@ -399,6 +398,15 @@ impl Shim {
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.kill_everything();
+        }
+        if let Some((_, pause)) = self.oom_again.filter(|(at, _)| *at <= now) {
+            self.oom_event();
+            let pause = pause * 2;
+            // Not every wake-up ends in a kill.
+            self.oom_again = self
+                .oom_again
+                .filter(|_| pause < OOM_LAST)
+                .map(|_| (now + pause, pause));
         }
         if let Some(respawn) = self
             .respawn
@@ -431,7 +439,7 @@ impl Shim {
             Source::Oom => self.oom_event(),
             Source::Connection => self.converse(events),
             Source::Listener => self.accept(),
-            Source::Children => self.reap(),
+            Source::Signals => self.signalled(),
         }
     }
 
@@ -482,130 +490,6 @@ impl Shim {
         self.tell(Event::Started(record));
     }
 
-    fn start_failed(&mut self, failure: StartFailure) -> ! {
-        self.kill_everything();
-        if let Phase::Starting { starting, .. } = &self.phase {
-            let _ = pidfd::send_signal(&starting.child.pidfd, libc::SIGKILL);
-            let deadline = Instant::now() + REAP;
-            wait_readable(starting.child.pidfd.as_fd(), PollFlags::IN, deadline);
-            let _ = pidfd::try_wait(&starting.child.pidfd);
-        }
-        self.empty_cgroup();
-        self.outputs.clear();
-        report_failure(self.connection.as_mut(), &self.settings.dir, wire(failure));
-        clone::exit(1)
-    }
-
-    fn init_ended(&mut self) {
-        let Phase::Running(init) = &self.phase else {
-            return;
-        };
-        let ended = match pidfd::try_wait(init) {
-            Ok(None) => return,
-            Ok(Some(ended)) => ended,
-            // Cannot happen to the parent; treated like a loss of the status.
-            Err(_) => pidfd::Ended {
-                code: 137,
-                signal: Some(libc::SIGKILL),
-            },
-        };
-        let finished_at = record::now();
-        self.kill_at = None;
-        self.kill_everything();
-        self.wait_unpopulated();
-        // Every writer is dead, so what is in the pipes is all there will ever be; unless one was
-        // handed out of the container, whose writing must not keep the end from being told.
-        let deadline = Instant::now() + DRAIN;
-        for mut output in std::mem::take(&mut self.outputs) {
-            while output.pump(&mut self.log) == Pumped::More && Instant::now() < deadline {}
-            output.end(&mut self.log);
-        }
-        let oom_killed = self.cgroup.oom_kills() > 0;
-        self.oom = None;
-        self.empty_cgroup();
-        self.end_execs();
-        self.stdin = None;
-        self.master = None;
-        self._held.clear();
-        let record = ExitRecord {
-            code: ended.code,
-            signal: ended.signal,
-            oom_killed,
-            finished_at,
-        };
-        let _ = record::write_exit(&self.settings.dir, &record);
-        self.phase = Phase::Exited;
-        self.exit = Some(record.clone());
-        self.reap();
-        self.tell(Event::Exited { record });
-    }
-
-    /// Kills whatever is in the cgroup, frozen or not.
-    fn kill_everything(&mut self) {
-        let _ = self.cgroup.kill_all();
-        if self.paused {
-            // On the old hierarchy a kill waits for the thaw.
-            let _ = self.cgroup.thaw();
-            self.paused = false;
-        }
-        if let Phase::Running(init) = &self.phase {
-            let _ = pidfd::send_signal(init, libc::SIGKILL);
-        }
-    }
-
-    fn wait_unpopulated(&self) {
-        let deadline = Instant::now() + REAP;
-        while self.cgroup.is_populated() && Instant::now() < deadline {
-            let _ = self.cgroup.kill_all();
-            // Opened anew each time: the change to wait for is the next one.
-            let Ok(events) = self.cgroup.populated_fd() else {
-                return;
-            };
-            if !self.cgroup.is_populated() {
-                return;
-            }
-            wait_readable(
-                events.as_fd(),
-                PollFlags::PRI,
-                deadline.min(Instant::now() + RETRY),
-            );
-        }
-    }
-
-    fn empty_cgroup(&self) {
-        self.wait_unpopulated();
-        // What cannot be removed now is a leftover that the next start of the name clears.
-        let _ = self.cgroup.remove();
-    }
-
-    /// Execs end with the container; their codes are told before its own.
-    fn end_execs(&mut self) {
-        let deadline = Instant::now() + REAP;
-        for exec in std::mem::take(&mut self.execs) {
-            match exec.phase {
-                ExecPhase::Running(process) => {
-                    let _ = pidfd::send_signal(&process, libc::SIGKILL);
-                    wait_readable(process.as_fd(), PollFlags::IN, deadline);
-                    let code = pidfd::try_wait(&process)
-                        .ok()
-                        .flatten()
-                        .map_or(137, |ended| ended.code);
-                    self.tell(Event::ExecExited {
-                        exec_id: exec.id,
-                        code,
-                    });
-                }
-                ExecPhase::Starting { request, .. } => {
-                    self.reply(
-                        request,
-                        failed(FailureKind::Invalid, "the container has ended"),
-                        Vec::new(),
-                    );
-                }
-            }
-        }
-    }
-
     fn advance_exec(&mut self, at: usize) {
         let Some(exec) = self.execs.get_mut(at) else {
             return;
@@ -636,74 +520,7 @@ impl Shim {
         }
     }
 
-    fn oom_event(&mut self) {
-        // Both kinds want to be read before the next wait: an event counter, or the file of
-        // events, which is read from its start.
-        let mut buffer = [0; 512];
-        let read = self.oom.as_ref().map(|oom| {
-            rustix::io::pread(oom, &mut buffer, 0).or_else(|_| rustix::io::read(oom, &mut buffer))
-        });
-        let kills = self.cgroup.oom_kills();
-        if kills > self.oom_kills {
-            self.oom_kills = kills;
-            self.tell(Event::OomKilled);
-        }
-        // A removed cgroup is readable for ever, and says nothing.
-        if matches!(read, Some(Err(error)) if error != rustix::io::Errno::AGAIN) {
-            self.oom = None;
-        }
-    }
-
-    /// Takes orphans that came to this subreaper. Not while an exec starts: its process may have
-    /// ended before its number was heard of.
-    fn reap(&mut self) {
-        let mut drain = [0; 256];
-        while rustix::io::read(&self.children, &mut drain).is_ok_and(|n| n > 0) {}
-        if self
-            .execs
-            .iter()
-            .any(|exec| matches!(exec.phase, ExecPhase::Starting { .. }))
-        {
-            return;
-        }
-        let init = match &self.phase {
-            Phase::Starting { starting, .. } => starting.child.pid.as_raw_nonzero().get(),
-            Phase::Running(_) => self.start.as_ref().map_or(0, |start| start.pid),
-            Phase::Exited => 0,
-        };
-        pidfd::reap_strangers(|pid| pid == init || self.execs.iter().any(|exec| exec.pid == pid));
-    }
-
-    fn accept(&mut self) {
-        let Ok((socket, uid)) = socket::accept(&self.listener) else {
-            return;
-        };
-        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-            return;
-        }
-        // The newest wins: an engine that died may not be noticed yet.
-        self.connection = Connection::new(socket).ok();
-        self.respawn = None;
-    }
-
-    fn converse(&mut self, events: PollFlags) {
-        let Some(connection) = &mut self.connection else {
-            return;
-        };
-        if events.contains(PollFlags::OUT) && connection.flush().is_err() {
-            return self.lose_connection();
-        }
-        if !events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            return;
-        }
-        match connection.receive() {
-            Incoming::Request(request, fds) => self.answer(*request, fds),
-            Incoming::Nothing => {}
-            Incoming::Closed => self.lose_connection(),
-        }
-    }
-
-    fn lose_connection(&mut self) {
+    pub(super) fn lose_connection(&mut self) {
         let goodbye = self
             .connection
             .take()
@@ -713,11 +530,11 @@ impl Shim {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         self.send(&Message::Event { event }, Vec::new());
     }
 
-    fn reply(&mut self, id: u64, answer: Answer, fds: Vec<OwnedFd>) {
+    pub(super) fn reply(&mut self, id: u64, answer: Answer, fds: Vec<OwnedFd>) {
         self.send(&Message::Reply { id, answer }, fds);
     }
 
@@ -729,177 +546,6 @@ impl Shim {
         if matches!(sent, Some(Err(_))) {
             self.lose_connection();
         }
-    }
-
-    fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) {
-        let id = request.id;
-        let (answer, fds) = match request.call {
-            Call::Exec {
-                exec_id,
-                process,
-                user,
-                group_add,
-                tty,
-                size,
-            } => {
-                let stdio = if tty {
-                    Some(Stdio::Terminal { size })
-                } else {
-                    streams(fds)
-                };
-                match self.start_exec(id, exec_id, &process, user.as_deref(), &group_add, stdio) {
-                    Ok(()) => return,
-                    Err(answer) => (answer, Vec::new()),
-                }
-            }
-            Call::Attach => match self
-                .master
-                .as_ref()
-                .or(self.stdin.as_ref())
-                .map(fd::duplicate)
-            {
-                Some(Ok(fd)) => (Answer::Done, vec![fd]),
-                Some(Err(error)) => (io_answer("attach", error), Vec::new()),
-                None => (
-                    failed(FailureKind::Invalid, "standard input is not open"),
-                    Vec::new(),
-                ),
-            },
-            call => (self.act(call), Vec::new()),
-        };
-        self.reply(id, answer, fds);
-        if self.released {
-            clone::exit(0)
-        }
-    }
-
-    fn act(&mut self, call: Call) -> Answer {
-        match call {
-            Call::State => Answer::State(State {
-                version: VERSION,
-                start: self.start.clone(),
-                exit: self.exit.clone(),
-                paused: self.paused,
-                execs: self.execs.iter().map(|exec| exec.id.clone()).collect(),
-                log_dropped_bytes: self.log.dropped_bytes,
-            }),
-            Call::Signal { signal, all } => self.signal(signal, all),
-            Call::Stop { signal, grace_ms } => {
-                if self.exit.is_some() {
-                    return Answer::Done;
-                }
-                if self.paused && self.cgroup.thaw().is_ok() {
-                    self.paused = false;
-                }
-                let answer = self.signal(signal, false);
-                let at = Instant::now() + Duration::from_millis(grace_ms);
-                // A second stop may shorten the first one's grace, never lengthen it.
-                self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
-                answer
-            }
-            Call::Pause | Call::Resume if !matches!(self.phase, Phase::Running(_)) => {
-                failed(FailureKind::Invalid, "the container is not running")
-            }
-            Call::Pause => match self.cgroup.freeze() {
-                Ok(()) => {
-                    self.paused = true;
-                    Answer::Done
-                }
-                Err(error) => Answer::Failed(wire(StartFailure::new(Kind::System, &error))),
-            },
-            Call::Resume => match self.cgroup.thaw() {
-                Ok(()) => {
-                    self.paused = false;
-                    Answer::Done
-                }
-                Err(error) => Answer::Failed(wire(StartFailure::new(Kind::System, &error))),
-            },
-            Call::SignalExec { exec_id, signal } => {
-                let exec = self.execs.iter().find(|exec| exec.id == exec_id);
-                match exec.map(|exec| &exec.phase) {
-                    Some(ExecPhase::Running(process)) => done(pidfd::send_signal(process, signal)),
-                    Some(ExecPhase::Starting { .. }) => {
-                        failed(FailureKind::Invalid, "the exec is still starting")
-                    }
-                    None => failed(FailureKind::Invalid, "no such exec"),
-                }
-            }
-            Call::CloseStdin => {
-                self.stdin = None;
-                Answer::Done
-            }
-            Call::Resize { size } => match &self.master {
-                Some(master) => done(pty::resize(master, size)),
-                None => failed(FailureKind::Invalid, "the container has no terminal"),
-            },
-            Call::Release if self.exit.is_some() => {
-                let _ = std::fs::remove_file(self.settings.dir.join(file::SOCKET));
-                self.released = true;
-                Answer::Done
-            }
-            Call::Release => failed(FailureKind::Invalid, "the container has not ended"),
-            Call::Goodbye => {
-                if let Some(connection) = &mut self.connection {
-                    connection.goodbye = true;
-                }
-                Answer::Done
-            }
-            // Answered with descriptors, by the caller of this.
-            Call::Exec { .. } | Call::Attach => failed(FailureKind::Invalid, "not answered here"),
-        }
-    }
-
-    fn signal(&mut self, signal: i32, all: bool) -> Answer {
-        let init = match &self.phase {
-            Phase::Starting { starting, .. } => &starting.child.pidfd,
-            Phase::Running(init) => init,
-            Phase::Exited => return failed(FailureKind::Invalid, "the container has ended"),
-        };
-        if all && signal == libc::SIGKILL {
-            self.kill_everything();
-            return Answer::Done;
-        }
-        if all {
-            return done(signal_members(&self.cgroup, signal));
-        }
-        done(pidfd::send_signal(init, signal))
-    }
-
-    fn start_exec(
-        &mut self,
-        request: u64,
-        id: String,
-        process: &Process,
-        user: Option<&str>,
-        group_add: &[String],
-        stdio: Option<Stdio>,
-    ) -> Result<(), Answer> {
-        let Phase::Running(init) = &self.phase else {
-            return Err(failed(FailureKind::Invalid, "the container is not running"));
-        };
-        if self.paused {
-            return Err(failed(FailureKind::Invalid, "the container is paused"));
-        }
-        let Some(stdio) = stdio else {
-            return Err(failed(
-                FailureKind::Invalid,
-                "an exec needs three descriptors or a terminal",
-            ));
-        };
-        let exec = exec::Exec {
-            process,
-            user,
-            group_add,
-            init: init.as_fd(),
-            cgroup: &self.cgroup,
-            seccomp: self.filter.as_ref(),
-        };
-        let starting =
-            exec::spawn(&exec, stdio).map_err(|error| Answer::Failed(wire(error.into())))?;
-        // A dead helper shows as the end of its channel.
-        let _ = starting.channel.go();
-        self.execs.push(Exec::new(id, request, starting));
-        Ok(())
     }
 }
 
@@ -934,54 +580,4 @@ fn spawn_container(
     // A dead child shows as the end of its channel.
     let _ = starting.channel.go();
     Ok(starting)
-}
-
-fn streams(fds: Vec<OwnedFd>) -> Option<Stdio> {
-    let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
-    Some(Stdio::Streams {
-        stdin,
-        stdout,
-        stderr,
-    })
-}
-
-fn done(result: std::io::Result<()>) -> Answer {
-    match result {
-        Ok(()) => Answer::Done,
-        Err(error) => io_answer("act on the process", error),
-    }
-}
-
-fn io_answer(step: &'static str, error: std::io::Error) -> Answer {
-    Answer::Failed(wire(own(step)(error)))
-}
-
-/// Signals every process of the cgroup, each through a pidfd opened while it is still listed.
-fn signal_members(cgroup: &Cgroup, signal: i32) -> std::io::Result<()> {
-    let list = rustix::fs::openat(
-        cgroup.v2_fd(),
-        "cgroup.procs",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let text = std::io::read_to_string(std::fs::File::from(list))?;
-    for pid in text
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter_map(rustix::process::Pid::from_raw)
-    {
-        if let Ok(process) = pidfd::open(pid) {
-            pidfd::send_signal(process, signal)?;
-        }
-    }
-    Ok(())
-}
-
-fn wait_readable(fd: std::os::fd::BorrowedFd<'_>, events: PollFlags, deadline: Instant) {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    };
-    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, events)], Some(&timeout));
 }

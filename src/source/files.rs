@@ -90,3 +90,41 @@ pub fn decode(bytes: Vec<u8>) -> io::Result<String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use rustix::fs::{CWD, FileType, Mode};
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_sensible_length_are_read() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| directory.path().join(name);
+        let kind = |path: &Path| HostFiles.read(path).map_err(|e| e.kind());
+
+        std::fs::write(at("file"), "x").expect("it is written");
+        assert_eq!(kind(&at("file")), Ok(b"x".to_vec()));
+        assert_eq!(kind(&at("absent")), Err(ErrorKind::NotFound));
+        assert_eq!(kind(directory.path()), Err(ErrorKind::IsADirectory));
+        assert_eq!(kind(Path::new("/dev/null")), Ok(Vec::new()));
+        assert_eq!(kind(Path::new("/dev/zero")), Err(ErrorKind::InvalidInput));
+
+        // Nobody ever opens the other end.
+        rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
+        assert_eq!(kind(&at("fifo")), Err(ErrorKind::InvalidInput));
+
+        let sparse = std::fs::File::create(at("long")).expect("it is made");
+        sparse.set_len(MAX_FILE_BYTES + 1).expect("it is sparse");
+        assert_eq!(kind(&at("long")), Err(ErrorKind::FileTooLarge));
+    }
+
+    #[test]
+    fn text_is_utf8_with_or_without_a_mark() {
+        assert_eq!(decode(b"\xef\xbb\xbfa".to_vec()).ok().as_deref(), Some("a"));
+        let error = decode(b"ab\xff".to_vec()).map_err(|e| e.to_string());
+        assert_eq!(error, Err("not UTF-8 at byte 2".to_owned()));
+    }
+}

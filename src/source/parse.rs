@@ -7,8 +7,10 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Tag, TreePath, Value, scalar};
 
-/// Most nodes one document may expand to, aliases counted at each use (Y4).
-pub const MAX_NODES: usize = 100_000;
+/// Most nodes that the aliases of one document may copy (Y4).
+pub const MAX_ALIASED: usize = 100_000;
+/// Most nodes of one document, written out or copied. A file that holds more is no project.
+pub const MAX_NODES: usize = 1_000_000;
 /// Deepest nesting of collections.
 pub const MAX_DEPTH: usize = 128;
 
@@ -25,6 +27,7 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
         diagnostics,
         anchors: Vec::new(),
         n_nodes: 0,
+        n_aliased: 0,
         path: TreePath::default(),
     };
     let mut documents = Vec::new();
@@ -33,6 +36,7 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
             Ok((Event::StreamEnd, _)) | Err(Stop::Ended) => break,
             Ok((Event::DocumentStart(_), _)) => {
                 builder.n_nodes = 0;
+                builder.n_aliased = 0;
                 builder.anchors.clear();
                 match builder
                     .next()
@@ -95,6 +99,7 @@ struct Builder<'t, 'd> {
     /// By anchor number: `None` while the anchored node is still being read.
     anchors: Vec<Option<(Node, usize)>>,
     n_nodes: usize,
+    n_aliased: usize,
     path: TreePath,
 }
 
@@ -134,17 +139,18 @@ impl<'t> Builder<'t, '_> {
 
     fn spend(&mut self, n: usize, at: Span) -> Result<(), Stop> {
         self.n_nodes += n;
-        if self.n_nodes > MAX_NODES {
-            return Err(Stop::Refused(
-                Diagnostic::error(
-                    "too-many-nodes",
-                    format!("document expands to more than {MAX_NODES} values"),
-                )
+        let message = if self.n_aliased > MAX_ALIASED {
+            format!("aliases expand to more than {MAX_ALIASED} values")
+        } else if self.n_nodes > MAX_NODES {
+            format!("document has more than {MAX_NODES} values")
+        } else {
+            return Ok(());
+        };
+        Err(Stop::Refused(
+            Diagnostic::error("too-many-nodes", message)
                 .at(at)
                 .help("aliases of aliases multiply; write the values out or split the file"),
-            ));
-        }
-        Ok(())
+        ))
     }
 
     fn open_anchor(&mut self, anchor: usize) {
@@ -170,10 +176,15 @@ impl<'t> Builder<'t, '_> {
         let before = self.n_nodes;
         let (anchor, node) = match event {
             Event::Alias(id) => match self.anchors.get(id) {
-                Some(Some((node, size))) => {
-                    let (node, size) = (node.clone(), *size);
+                Some(Some((_, size))) => {
+                    // Counted before it is copied: the copy is what must not be made.
+                    let size = *size;
+                    self.n_aliased += size;
                     self.spend(size, span)?;
-                    return Ok(node);
+                    if let Some(Some((node, _))) = self.anchors.get(id) {
+                        return Ok(node.clone());
+                    }
+                    return Err(Stop::Ended);
                 }
                 _ => {
                     return Err(Stop::Refused(
@@ -340,5 +351,90 @@ fn tags(tag: Option<&saphyr_parser::Tag>) -> (Option<Tag>, Option<&str>) {
         Some(tag) if tag.handle == "!" && tag.suffix == "reset" => (Some(Tag::Reset), None),
         Some(tag) if tag.handle == "!" && tag.suffix == "override" => (Some(Tag::Override), None),
         Some(_) => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Vec<Node>, Vec<Diagnostic>, SourceMap) {
+        let mut sources = SourceMap::default();
+        let file = sources.add("t.yaml".into(), text.to_owned());
+        let mut diagnostics = Vec::new();
+        let documents = parse(&sources, file, &mut diagnostics);
+        (documents, diagnostics, sources)
+    }
+
+    fn slice(text: &str, span: Span) -> &str {
+        &text[span.start as usize..span.end as usize]
+    }
+
+    #[test]
+    fn spans_are_bytes_whatever_the_text() {
+        let text = "ä: ünï\r\nlist: [ß, 'q']\r\nmap:\r\n  k: v\r\n";
+        let (documents, diagnostics, sources) = read(text);
+        assert!(diagnostics.is_empty());
+        let root = &documents[0];
+        let value = root.get("ä").expect("the key is there");
+        assert_eq!(slice(text, value.span), "ünï");
+        assert_eq!(value.key.map(|key| slice(text, key)), Some("ä"));
+        let list = root.get("list").and_then(Node::as_list).expect("a list");
+        assert_eq!(slice(text, list[0].span), "ß");
+        assert_eq!(slice(text, list[1].span), "'q'");
+        let deep = root.get("map").and_then(|m| m.get("k")).expect("a value");
+        let place = sources.place(deep.span);
+        assert_eq!((place.line, place.column), (4, 6));
+    }
+
+    #[test]
+    fn merge_keys_fill_in_below_own_keys_y1() {
+        let text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}\nl: &l [*a]\nd: {<<: *l}\n";
+        let (documents, diagnostics, _) = read(text);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
+        let int = |map: &str, key: &str| documents[0].get(map)?.get(key).map(|n| n.value.clone());
+        assert_eq!(int("c", "x"), Some(Value::Int(1)));
+        assert_eq!(
+            int("c", "y"),
+            Some(Value::Int(1)),
+            "the earlier mapping wins"
+        );
+        assert_eq!(int("c", "z"), Some(Value::Int(3)), "own keys win");
+        assert_eq!(int("d", "x"), Some(Value::Int(1)));
+    }
+
+    #[test]
+    fn tags_and_documents() {
+        let (documents, _, _) =
+            read("a: !reset 1\nb: !override [x]\nc: !!str 5\n---\n# none\n---\nd: '5'\n");
+        assert_eq!(documents.len(), 3);
+        let tag = |key: &str| documents[0].get(key).and_then(|n| n.tag);
+        assert_eq!(
+            (tag("a"), tag("b")),
+            (Some(Tag::Reset), Some(Tag::Override))
+        );
+        assert_eq!(documents[0].get_str("c"), Some("5"));
+        assert!(documents[1].is_null());
+        assert_eq!(documents[2].get_str("d"), Some("5"));
+    }
+
+    #[test]
+    fn both_places_of_a_duplicate_key_are_named_y2() {
+        let text = "a: 1\nb: 2\na: 3\n";
+        let (_, diagnostics, sources) = read(text);
+        assert_eq!(diagnostics.len(), 1);
+        let lines: Vec<u32> = diagnostics[0]
+            .labels
+            .iter()
+            .map(|label| sources.place(label.span).line)
+            .collect();
+        assert_eq!(lines, [3, 1]);
+    }
+
+    #[test]
+    fn documents_before_a_syntax_error_are_kept() {
+        let (documents, diagnostics, _) = read("a: 1\n---\nb: [\n");
+        assert_eq!((documents.len(), diagnostics.len()), (1, 1));
+        assert_eq!(diagnostics[0].code, "yaml-syntax");
     }
 }

@@ -52,32 +52,33 @@ impl Conntrack {
     /// Forgets every flow that `is_stale` picks; gives their number. One dump of the whole table.
     pub fn forget(&mut self, is_stale: impl Fn(&Flow) -> bool) -> Result<usize, Refusal> {
         let mut stale = Requests::default();
-        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            let mut requests = Requests::default();
-            requests.begin(GET, NLM_F_DUMP, &[family, 0, 0, 0]);
-            self.socket.query(requests, |_, body| {
-                let body = body.get(4..).unwrap_or_default();
-                let part = |wanted: u16| {
-                    Attributes(body)
-                        .find(|(kind, _)| *kind == wanted)
-                        .map(|(_, value)| value)
-                };
-                let flow = part(TUPLE_ORIGINAL)
-                    .and_then(tuple)
-                    .zip(part(TUPLE_REPLY).and_then(tuple))
-                    .map(|(original, reply)| Flow { original, reply });
-                if flow.is_some_and(|flow| is_stale(&flow)) {
-                    stale.begin(DELETE, NLM_F_ACK, &[family, 0, 0, 0]);
-                    // With its id, so that a new flow of the same tuple is left alone.
-                    for kind in [TUPLE_ORIGINAL, ID, ZONE] {
-                        if let Some(value) = part(kind) {
-                            let nested = if kind == TUPLE_ORIGINAL { 0x8000 } else { 0 };
-                            stale.attribute(kind | nested, value);
-                        }
+        let mut requests = Requests::default();
+        // No family: both.
+        requests.begin(GET, NLM_F_DUMP, &[0; 4]);
+        self.socket.query(requests, |_, message| {
+            let Some((&[family, ..], body)) = message.split_first_chunk::<4>() else {
+                return;
+            };
+            let part = |wanted: u16| {
+                Attributes(body)
+                    .find(|(kind, _)| *kind == wanted)
+                    .map(|(_, value)| value)
+            };
+            let flow = part(TUPLE_ORIGINAL)
+                .and_then(tuple)
+                .zip(part(TUPLE_REPLY).and_then(tuple))
+                .map(|(original, reply)| Flow { original, reply });
+            if flow.is_some_and(|flow| is_stale(&flow)) {
+                stale.begin(DELETE, NLM_F_ACK, &[family, 0, 0, 0]);
+                // With its id, so that a new flow of the same tuple is left alone.
+                for kind in [TUPLE_ORIGINAL, ID, ZONE] {
+                    if let Some(value) = part(kind) {
+                        let nested = if kind == TUPLE_ORIGINAL { 0x8000 } else { 0 };
+                        stale.attribute(kind | nested, value);
                     }
                 }
-            })?;
-        }
+            }
+        })?;
         let count = stale.len();
         match self.socket.transact(stale) {
             // It ended by itself meanwhile.

@@ -130,7 +130,7 @@ fn close_range(first: u32, last: u32) {
     }
 }
 
-/// Takes ownership of descriptors 0, 1 and 2 being `/dev/null` from here on.
+/// Puts `/dev/null` on 0, 1 and 2.
 ///
 /// # Errors
 /// Of opening `/dev/null` or of `dup(2)`.
@@ -139,7 +139,7 @@ pub fn null_stdio() -> io::Result<()> {
     install_stdio(null.as_fd(), null.as_fd(), null.as_fd())
 }
 
-/// Standard input, output or error of this process as an owned duplicate.
+/// A second descriptor of the same open file, never 0, 1 or 2, which `execve` closes.
 ///
 /// # Errors
 /// Of `dup(2)`.

@@ -23,6 +23,7 @@ pub mod pty;
 pub mod root;
 pub mod route;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod socket;
 pub mod watched;

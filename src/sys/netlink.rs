@@ -5,7 +5,7 @@
 //! links nor firewall rules; `route`, `nft` and `conntrack` speak through it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
@@ -234,13 +234,6 @@ impl Socket {
                 Err(error) => return Err(Refusal::transport(error)),
             }
         }
-    }
-
-    /// The socket alone, to hand to another process.
-    pub fn into_fd(self) -> OwnedFd {
-        // SAFETY: `OwnedFd::from_raw_fd` wants an open descriptor that nothing else owns:
-        // `into_raw_fd` has just given up ownership of exactly such a one.
-        unsafe { OwnedFd::from_raw_fd(self.inner.into_raw_fd()) }
     }
 }
 

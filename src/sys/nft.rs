@@ -4,7 +4,6 @@
 //! `inet` family. Constants are those of `linux/netfilter/nf_tables.h`.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -331,14 +330,21 @@ impl Batch {
         self.requests.text(3, name);
     }
 
-    /// A chain that packets enter at a hook; what no rule decides is accepted.
-    pub fn add_base_chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
+    /// A chain that packets enter at a hook; `otherwise` is for what no rule decides.
+    pub fn add_base_chain(
+        &mut self,
+        name: &str,
+        kind: ChainKind,
+        hook: Hook,
+        priority: i32,
+        otherwise: Verdict,
+    ) {
         self.add_chain(name);
         self.requests.nest(4, |out| {
             out.number(1, hook as u32);
             out.number(2, priority as u32);
         });
-        self.requests.number(5, Verdict::Accept as u32);
+        self.requests.number(5, otherwise as u32);
         self.requests.text(
             7,
             match kind {
@@ -439,8 +445,10 @@ impl Nft {
     /// Of the calling thread's namespace.
     pub fn open() -> io::Result<Nft> {
         let socket = Socket::open(Family::Netfilter)?;
-        // Refused without CAP_NET_ADMIN, when nothing else will work either.
-        setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES)?;
+        if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_BYTES).is_err() {
+            // In a user namespace the host's limit holds: as much of it as there is.
+            setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+        }
         Ok(Nft { socket })
     }
 
@@ -552,11 +560,6 @@ impl Nft {
             }
         })?;
         Ok(elements)
-    }
-
-    /// The socket that owns the table, to park in another process.
-    pub fn as_socket(&self) -> impl AsFd {
-        &self.socket
     }
 }
 

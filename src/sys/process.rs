@@ -16,10 +16,16 @@ pub fn set_name(name: &CStr) {
 ///
 /// # Errors
 /// Of `prctl(2)`.
-pub fn set_subreaper(enabled: Option<()>) -> io::Result<()> {
-    Ok(rustix::process::set_child_subreaper(
-        enabled.map(|()| Pid::INIT),
-    )?)
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(Pid::INIT))?)
+}
+
+/// They go to the next one above again.
+///
+/// # Errors
+/// Of `prctl(2)`.
+pub fn resign_as_subreaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(None)?)
 }
 
 /// SIGKILL for this process when its parent ends. Cleared by every change of credentials.

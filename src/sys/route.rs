@@ -1,11 +1,12 @@
 //! Links, addresses and routes: rtnetlink in the few words that container networks need.
 //!
-//! Messages are those of `netlink-packet-route`; several go out in one `sendmsg`. Knows the kernel's
-//! objects only, not which of them are ours.
+//! Messages are built by `rtnetlink` and `netlink-packet-route`, but sent without their event loop:
+//! this is called inside namespaces on threads that live for microseconds. Several go out in one
+//! `sendmsg`. Knows the kernel's objects only, not which of them are ours.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
@@ -14,12 +15,10 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    BridgeStpState, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::netlink::{
     Family, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Refusal, Requests,
@@ -34,10 +33,14 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
+const BR_STATE_DISABLED: u8 = 0;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_FLUSH: u16 = 24;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -58,6 +61,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     pub mtu: u32,
     pub master: Option<u32>,
+    /// Index of a veth's other end, in that end's namespace.
+    pub peer: Option<u32>,
 }
 
 /// A veth pair to make: one end here and enslaved, the other in a container.
@@ -72,7 +77,6 @@ pub struct Veth<'a> {
     /// Index of the bridge.
     pub master: u32,
     pub peer_netns: BorrowedFd<'a>,
-    pub alias: &'a str,
 }
 
 /// A bridge's treatment of one port.
@@ -103,54 +107,37 @@ impl Changes {
 
     /// A bridge, down. STP is off and ports forward at once.
     pub fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
+        let message = LinkBridge::new(name)
             // Without an address of its own a bridge takes the lowest one of its ports, and
             // changes it when that port goes.
-            LinkAttribute::Address(mac.to_vec()),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Bridge),
-                LinkInfo::Data(InfoData::Bridge(vec![
-                    InfoBridge::StpState(BridgeStpState::Disabled),
-                    InfoBridge::ForwardDelay(NO_DELAY),
-                ])),
-            ]),
-        ];
+            .address(mac.to_vec())
+            .mtu(mtu)
+            .stp_state(BridgeStpState::Disabled)
+            .forward_delay(NO_DELAY)
+            .build();
         self.push(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
     }
 
     /// Both ends in one request, down; create-and-move would take the global lock twice.
     pub fn add_veth(&mut self, veth: &Veth<'_>) {
-        let mut peer = LinkMessage::default();
-        peer.attributes = vec![
-            LinkAttribute::IfName(veth.peer_name.to_owned()),
-            LinkAttribute::Address(veth.peer_mac.to_vec()),
-            LinkAttribute::Mtu(veth.mtu),
-            LinkAttribute::NetNsFd(veth.peer_netns.as_raw_fd()),
-        ];
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(veth.name.to_owned()),
-            LinkAttribute::Address(veth.mac.to_vec()),
-            LinkAttribute::Mtu(veth.mtu),
-            LinkAttribute::Controller(veth.master),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-            ]),
-        ];
+        let peer = LinkUnspec::new_with_name(veth.peer_name)
+            .address(veth.peer_mac.to_vec())
+            .mtu(veth.mtu)
+            .setns_by_fd(veth.peer_netns.as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(veth.name)
+            .address(veth.mac.to_vec())
+            .mtu(veth.mtu)
+            .controller(veth.master)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
         self.push(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
-        // The alias and the address mode are ignored when a link is made, so they need a second
-        // request, which also brings the link up.
-        self.bring_up_port(veth.name, veth.alias);
     }
 
     /// Settings of a link as a bridge's port.
     pub fn set_port(&mut self, name: &str, port: Port) {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let message = LinkUnspec::new_with_name(name).build();
         // Settings of a port are taken by this request only, although the link exists.
         self.push(RTM_NEWLINK, 0, &message);
         self.requests.nest(IFLA_LINKINFO, |info| {
@@ -162,25 +149,40 @@ impl Changes {
         });
     }
 
+    /// Takes a bridge's port out of service: no frames, nothing learned. At once, where taking the
+    /// link down or away would wait for a grace period.
+    pub fn disable_port(&mut self, index: u32) {
+        // By the bridge family: a change of the link itself makes the bridge look at the carrier and
+        // put the port back into service.
+        let message = LinkUnspec::new_with_index(index)
+            .interface_family(AddressFamily::Bridge)
+            .build();
+        self.push(RTM_SETLINK, 0, &message);
+        self.requests.nest(IFLA_PROTINFO, |data| {
+            data.attribute(IFLA_BRPORT_STATE, &[BR_STATE_DISABLED]);
+            data.attribute(IFLA_BRPORT_FLUSH, &[]);
+        });
+    }
+
+    /// Gives a link the hardware address it has: it announces its addresses to its neighbours.
+    pub fn announce(&mut self, index: u32, mac: Mac) {
+        let message = LinkUnspec::new_with_index(index)
+            .address(mac.to_vec())
+            .build();
+        self.push(RTM_SETLINK, 0, &message);
+    }
+
     /// Puts an existing link on a bridge, and up.
     pub fn enslave(&mut self, name: &str, master: u32, alias: &str) {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Controller(master),
-        ];
+        let message = LinkUnspec::new_with_name(name).controller(master).build();
         self.push(RTM_SETLINK, 0, &message);
         self.bring_up_port(name, alias);
     }
 
-    fn bring_up_port(&mut self, name: &str, alias: &str) {
-        let mut message = LinkMessage::default();
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::IfAlias(alias.to_owned()),
-        ];
+    /// Brings the near end of a pair up. A request of its own, because the alias and the address mode
+    /// are ignored when a link is made.
+    pub fn bring_up_port(&mut self, name: &str, alias: &str) {
+        let message = LinkUnspec::new_with_name(name).alias(alias).up().build();
         self.push(RTM_SETLINK, 0, &message);
         self.no_link_local();
     }
@@ -195,18 +197,13 @@ impl Changes {
     }
 
     pub fn set_alias(&mut self, index: u32, alias: &str) {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes = vec![LinkAttribute::IfAlias(alias.to_owned())];
+        let message = LinkUnspec::new_with_index(index).alias(alias).build();
         self.push(RTM_SETLINK, 0, &message);
     }
 
-    /// Brings a link up; without `with_link_local` it gets no `fe80::` address of its own.
+    /// Brings a link up; with [`LinkLocal::Off`] it gets no `fe80::` address of its own.
     pub fn set_up(&mut self, index: u32, with_link_local: LinkLocal) {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
+        let message = LinkUnspec::new_with_index(index).up().build();
         self.push(RTM_SETLINK, 0, &message);
         if with_link_local == LinkLocal::Off {
             self.no_link_local();
@@ -214,14 +211,12 @@ impl Changes {
     }
 
     pub fn delete_link(&mut self, name: &str) {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let message = LinkUnspec::new_with_name(name).build();
         self.push(RTM_DELLINK, 0, &message);
     }
 
     pub fn delete_link_by_index(&mut self, index: u32) {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
+        let message = LinkUnspec::new_with_index(index).build();
         self.push(RTM_DELLINK, 0, &message);
     }
 
@@ -258,22 +253,16 @@ impl Changes {
 
     /// A default route through the gateway.
     pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) {
-        let mut message = RouteMessage::default();
-        message.header.table = netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = RouteProtocol::Static;
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = RouteType::Unicast;
-        let gateway = match gateway {
-            IpAddr::V4(v4) => {
-                message.header.address_family = AddressFamily::Inet;
-                RouteAddress::Inet(v4)
-            }
-            IpAddr::V6(v6) => {
-                message.header.address_family = AddressFamily::Inet6;
-                RouteAddress::Inet6(v6)
-            }
+        let message = match gateway {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .gateway(v4)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .gateway(v6)
+                .output_interface(index)
+                .build(),
         };
-        message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
         self.push(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message);
     }
 }
@@ -320,9 +309,11 @@ impl Route {
     }
 
     /// The link of that name, `None` if there is none.
+    ///
+    /// Since 6.8 the kernel first acts on a carrier that has just come up, which it else does when it
+    /// finds the time: until then a link drops what it is to send.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Refusal> {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let message = LinkUnspec::new_with_name(name).build();
         let mut requests = Requests::default();
         begin(&mut requests, RTM_GETLINK, 0, &message);
         let mut found = None;
@@ -409,11 +400,6 @@ impl Route {
         })?;
         Ok(found)
     }
-
-    /// The socket alone, to hand to another process.
-    pub fn into_fd(self) -> OwnedFd {
-        self.socket.into_fd()
-    }
 }
 
 fn begin(requests: &mut Requests, kind: u16, flags: u16, body: &impl Emitable) {
@@ -436,6 +422,7 @@ fn link(body: &[u8]) -> Option<Link> {
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Signal dispositions, masks and descriptors of this process.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Every signal to its default action, and none blocked: what a program expects at its start.
 ///
@@ -46,16 +46,18 @@ pub fn unblock_all() {
     }
 }
 
-/// Blocks SIGCHLD and returns a nonblocking descriptor that is readable when it arrives.
+/// Blocks the signals and returns a nonblocking descriptor that is readable when one arrives.
 ///
 /// # Errors
 /// Of `signalfd(2)`.
-pub fn child_fd() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised before use, and lives through both calls.
+pub fn watch(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before use, and lives through all calls.
     let fd = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
         libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
         libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
@@ -63,6 +65,16 @@ pub fn child_fd() -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     Ok(super::fd::adopt(fd))
+}
+
+/// Takes one arrived signal off a descriptor of [`watch`].
+#[must_use]
+pub fn next(watched: BorrowedFd<'_>) -> Option<i32> {
+    let mut info = [0u8; std::mem::size_of::<libc::signalfd_siginfo>()];
+    let n = rustix::io::read(watched, &mut info).ok()?;
+    // The first field is the number, as an unsigned integer of the machine.
+    let number = info.first_chunk::<4>().filter(|_| n == info.len())?;
+    i32::try_from(u32::from_ne_bytes(*number)).ok()
 }
 
 /// Blocks every signal, so that [`wait_any`] gets them.

@@ -126,6 +126,13 @@ impl Chunks {
         }
     }
 
+    /// Says that nothing is missing.
+    async fn finish(&mut self) {
+        LogFrame::End.encode(&mut self.buffer);
+        // A reader that has gone needs no end.
+        _ = self.flush().await;
+    }
+
     async fn flush(&mut self) -> Result<(), ReaderGone> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -207,7 +214,7 @@ async fn in_order<H: Host>(
             return;
         }
     }
-    _ = chunks.flush().await;
+    chunks.finish().await;
 }
 
 enum Event {
@@ -340,7 +347,7 @@ async fn follow<H: Host>(
             }
         }
     }
-    _ = chunks.flush().await;
+    chunks.finish().await;
 }
 
 /// `None` while it runs, and for a container that is gone or never ran.

@@ -88,6 +88,9 @@ pub enum LogFrame {
     Closed(Closed),
     /// The records of one container, or all, could not be read.
     Failed(BackendError),
+    /// The last frame of a stream that is whole. One that ends without it was cut off, by the
+    /// engine's end or death, and can be taken up again from the time of the last record.
+    End,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +102,7 @@ impl LogFrame {
     const STDERR: u8 = 2;
     const CLOSED: u8 = 3;
     const FAILED: u8 = 4;
+    const END: u8 = 5;
 
     /// Appends the frame to `to`.
     pub fn encode(&self, to: &mut BytesMut) {
@@ -110,6 +114,7 @@ impl LogFrame {
                 put_log(to, Self::CLOSED, 0, closed.index, 0, &json(closed))
             }
             LogFrame::Failed(error) => put_log(to, Self::FAILED, 0, 0, 0, &json(error)),
+            LogFrame::End => put_log(to, Self::END, 0, 0, 0, &[]),
             LogFrame::Record {
                 index,
                 stream,
@@ -191,6 +196,7 @@ impl Decoder for LogCodec {
             LogFrame::STDOUT => record(OutputStream::Stdout),
             LogFrame::STDERR => record(OutputStream::Stderr),
             LogFrame::CLOSED => LogFrame::Closed(serde_json::from_slice(&bytes).map_err(broken)?),
+            LogFrame::END => LogFrame::End,
             LogFrame::FAILED => LogFrame::Failed(serde_json::from_slice(&bytes).map_err(broken)?),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         }))
@@ -404,6 +410,7 @@ mod tests {
                 index: 3,
                 exit_code: Some(137),
             }),
+            LogFrame::End,
         ];
         let mut wire = BytesMut::new();
         frames.iter().for_each(|frame| frame.encode(&mut wire));

@@ -82,7 +82,7 @@ impl LogLines {
                 }
                 rest
             }
-            LogFrame::Failed(_) => Vec::new(),
+            LogFrame::Failed(_) | LogFrame::End => Vec::new(),
         }
     }
 

@@ -28,6 +28,8 @@ pub enum ProgressMode {
 pub struct Progress {
     mode: ProgressMode,
     output: Output,
+    /// `--quiet-pull`: how images are fetched is not shown.
+    hides_images: bool,
     drawn: Option<Drawn>,
 }
 
@@ -60,13 +62,29 @@ impl Progress {
         Progress {
             mode,
             output,
+            hides_images: false,
             drawn,
         }
     }
 
+    /// Leaves out how images are fetched.
+    pub fn without_images(mut self) -> Progress {
+        self.hides_images = true;
+        self
+    }
+
     /// Shows a report; those that end a command, and plans, are the caller's.
     pub fn show(&mut self, report: &Report) {
+        let is_about_image = matches!(
+            report,
+            Report::Image { .. }
+                | Report::Progress {
+                    subject: Subject::Image(_),
+                    ..
+                }
+        );
         match report {
+            _ if is_about_image && self.hides_images => (),
             Report::Progress {
                 subject,
                 status,
@@ -126,32 +144,47 @@ impl Progress {
             ProgressMode::Tty => {
                 let palette = self.output.ansi.stderr();
                 let Some(drawn) = &mut self.drawn else { return };
-                let line = drawn.lines.entry(id.to_owned()).or_insert_with(|| {
-                    let bar = drawn.all.add(ProgressBar::no_length());
-                    bar.set_style(bar_style());
-                    Line {
-                        bar,
-                        since: Instant::now(),
-                        is_working: true,
-                    }
-                });
-                line.is_working = status.is_working();
-                let seconds = line.since.elapsed().as_secs_f64();
-                let (mark, (on, off)) = match status {
-                    Status::Error => ("✘", palette.error()),
-                    status if status.is_working() => ("", palette.busy()),
-                    _ => ("✔", palette.good()),
+                let begun = drawn
+                    .lines
+                    .get(id)
+                    .map_or_else(Instant::now, |line| line.since);
+                let seconds = begun.elapsed().as_secs_f64();
+                let is_working = status.is_working();
+                let (on, off) = match status {
+                    Status::Error => palette.error(),
+                    _ if is_working => palette.busy(),
+                    _ => palette.good(),
                 };
-                if line.is_working {
-                    line.bar.set_prefix(String::new());
-                    line.bar.set_message(format!("{id}  {on}{shown}{off}"));
-                    line.bar.tick();
+                let message = match status {
+                    Status::Error => format!("{on}✘{off} {id}  {on}{shown}{off}"),
+                    _ if is_working => format!("{id}  {on}{shown}{off}"),
+                    _ => format!("{on}✔{off} {id}  {on}{shown}{off}  {seconds:.1}s"),
+                };
+                let style = if is_working {
+                    working_style()
                 } else {
-                    line.bar.set_style(done_style());
-                    line.bar.set_prefix(format!("{on}{mark}{off}"));
-                    line.bar
-                        .set_message(format!("{id}  {on}{shown}{off}  {seconds:.1}s"));
-                    line.bar.tick();
+                    ended_style()
+                };
+                // One draw for each change: the style draws nothing, the message does.
+                match drawn.lines.get_mut(id) {
+                    Some(line) => {
+                        line.is_working = is_working;
+                        line.bar.set_style(style);
+                        line.bar.set_message(message);
+                    }
+                    None => {
+                        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+                            .with_style(style)
+                            .with_message(message);
+                        let bar = drawn.all.add(bar);
+                        bar.tick();
+                        let line = Line {
+                            bar,
+                            since: begun,
+                            is_working,
+                        };
+                        drawn.lines.insert(id.to_owned(), line);
+                    }
                 }
             }
         }
@@ -176,15 +209,14 @@ impl Progress {
     }
 }
 
-fn bar_style() -> ProgressStyle {
+fn working_style() -> ProgressStyle {
     ProgressStyle::with_template(" {spinner} {wide_msg} {elapsed}")
         .expect("a constant template that the tests draw")
         .tick_strings(&["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"])
 }
 
-fn done_style() -> ProgressStyle {
-    ProgressStyle::with_template(" {prefix} {wide_msg}")
-        .expect("a constant template that the tests draw")
+fn ended_style() -> ProgressStyle {
+    ProgressStyle::with_template(" {wide_msg}").expect("a constant template that the tests draw")
 }
 
 fn name(subject: &Subject) -> String {
@@ -259,6 +291,7 @@ mod tests {
             output: Output {
                 ansi: super::super::Ansi::Never,
             },
+            hides_images: false,
             drawn: Some(Drawn {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
                 lines: HashMap::new(),
@@ -273,17 +306,14 @@ mod tests {
         progress.show(&report("demo-db-1", Status::Starting));
         progress.show(&report("demo-web-1", Status::Started));
         progress.tick();
-        let shown = |id: &str| {
-            let bar = &progress.drawn.as_ref().unwrap().lines[id].bar;
-            format!("{} {}", bar.prefix(), bar.message())
-        };
+        let shown = |id: &str| progress.drawn.as_ref().unwrap().lines[id].bar.message();
         assert_eq!(
             shown("Container demo-web-1"),
             "✔ Container demo-web-1  Started  0.0s"
         );
         assert_eq!(
             shown("Container demo-db-1"),
-            " Container demo-db-1  Starting"
+            "Container demo-db-1  Starting"
         );
     }
 }

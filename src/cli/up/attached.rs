@@ -21,6 +21,7 @@ use crate::api::wire::frame::LogFrame;
 use crate::api::wire::{KillOptions, LogsQuery, StopOptions, Verb};
 use crate::cli::command::Interrupts;
 use crate::cli::globals::Context;
+use crate::cli::logs::Follower;
 use crate::cli::output::{Failure, LogLines, LogStyle, Progress};
 use crate::compose::{Project, ProjectName};
 use crate::plan::Phase;
@@ -105,7 +106,7 @@ pub async fn watch(
         services: watched.services.join(","),
         ..LogsQuery::default()
     };
-    let mut frames = client.logs(watched.name, &query).await?;
+    let mut frames = Follower::begin(context, client, watched.name, query).await?;
     let mut lines = LogLines::new(watched.style, context.output);
     let mut services: HashMap<u16, String> = HashMap::new();
     let mut state = State::Watching;
@@ -160,7 +161,7 @@ pub async fn watch(
                             state = State::Stopping;
                         }
                     }
-                    LogFrame::Record { .. } => (),
+                    LogFrame::Record { .. } | LogFrame::End => (),
                 }
             }
             report = next(&mut reports) => match report {

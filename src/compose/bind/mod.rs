@@ -18,17 +18,25 @@ use crate::source::{Diagnostic, Map, Node, SourceMap, Span, Value};
 
 mod service;
 
-/// Reads a tree. With `strict` off, values that do not parse are left out silently: they may still
-/// be templates.
+/// What becomes of a value that does not parse. It is left out in any case.
+#[derive(Debug, Clone, Copy)]
+pub struct Strictness {
+    /// Values may still be templates, so nothing is said.
+    pub templates: bool,
+    /// Report an error rather than a warning.
+    pub refuse: bool,
+}
+
+/// Reads a tree.
 pub fn project(
     root: &Node,
     name: ProjectName,
-    strict: bool,
+    strictness: Strictness,
     env_resolved: bool,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Project {
     let mut binder = Binder {
-        strict,
+        strictness,
         env_resolved,
         diagnostics,
     };
@@ -125,17 +133,21 @@ pub fn locations(root: &Node, sources: &SourceMap) -> BTreeMap<String, Location>
 }
 
 struct Binder<'a> {
-    strict: bool,
+    strictness: Strictness,
     env_resolved: bool,
     diagnostics: &'a mut Vec<Diagnostic>,
 }
 
 impl Binder<'_> {
     fn refuse(&mut self, node: &Node, message: String) {
-        if self.strict {
-            self.diagnostics
-                .push(Diagnostic::error("wrong-value", message).at(node.span));
+        if self.strictness.templates {
+            return;
         }
+        let diagnostic = match self.strictness.refuse {
+            true => Diagnostic::error("wrong-value", message),
+            false => Diagnostic::warning("wrong-value", message),
+        };
+        self.diagnostics.push(diagnostic.at(node.span));
     }
 
     /// A text that must parse as what the field holds.

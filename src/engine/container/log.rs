@@ -58,7 +58,11 @@ impl From<Record<'_>> for LogLine {
             is_stderr: record.stream == Stream::Stderr,
             partial: record.partial,
             time_ns: record.time,
-            bytes: record.payload.to_vec(),
+            bytes: match record.payload.split_last() {
+                // A whole record holds its line end.
+                Some((b'\n', line)) if !record.partial => line.to_vec(),
+                _ => record.payload.to_vec(),
+            },
         }
     }
 }

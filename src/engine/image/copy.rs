@@ -5,7 +5,7 @@
 //! by a path that the copied tree could influence.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -244,9 +244,4 @@ fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> io::Resul
     to.seek(io::SeekFrom::Start(start))?;
     io::copy(&mut from.take(end - start), &mut to)?;
     Ok(())
-}
-
-/// The parent (relative, possibly empty) and the name of a cleaned relative path.
-pub fn split(path: &Path) -> Option<(&Path, OsString)> {
-    Some((path.parent()?, path.file_name()?.to_owned()))
 }

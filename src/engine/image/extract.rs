@@ -5,7 +5,7 @@
 //! applied last, because a marker only ever hides lower layers, wherever in the archive it stands.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::copy::{self, split};
+use super::copy;
+use super::entry_path::{clean, in_root, resolve_link, shown, split};
 use super::layer::{self, LayerError, Limits};
 use super::metadata::{self, Metadata, is_allowed_xattr};
 use super::tar_stream::{EntryKind, TarEntry, TarSource, TarStream};
@@ -452,78 +453,6 @@ fn set_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
         )?),
         result => Ok(result?),
     }
-}
-
-/// openat2 does not take an empty path.
-fn in_root(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new("/")
-    } else {
-        path
-    }
-}
-
-fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned()
-}
-
-/// A path of the archive as a relative path without `.` and `..`; empty for the root.
-///
-/// `..` is resolved by its text, as Docker does; what would climb out is refused.
-fn clean(path: &[u8], limits: &Limits) -> Result<PathBuf, LayerError> {
-    let mut cleaned = PathBuf::new();
-    let mut depth = 0;
-    let refuse = |why| LayerError::Path {
-        path: shown(path),
-        why,
-    };
-    if path.is_empty() {
-        return Err(refuse("it is empty"));
-    }
-    // PATH_MAX includes the final NUL.
-    if path.len() > 4095 {
-        return Err(refuse("it is longer than 4095 bytes"));
-    }
-    for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => {
-                if !cleaned.pop() {
-                    return Err(LayerError::Escape { path: shown(path) });
-                }
-                depth -= 1;
-            }
-            _ => {
-                cleaned.push(OsStr::from_bytes(component));
-                depth += 1;
-                if depth > limits.max_depth {
-                    return Err(LayerError::Limit {
-                        what: "directories in a path",
-                        limit: limits.max_depth as u64,
-                    });
-                }
-            }
-        }
-    }
-    Ok(cleaned)
-}
-
-/// Where the symlink at `path` points, by its text; never above the root.
-fn resolve_link(path: &Path, link: &[u8]) -> PathBuf {
-    let mut resolved = match link.first() {
-        Some(b'/') => PathBuf::new(),
-        _ => path.parent().map(Path::to_owned).unwrap_or_default(),
-    };
-    for component in link.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => {
-                resolved.pop();
-            }
-            _ => resolved.push(OsString::from(OsStr::from_bytes(component))),
-        }
-    }
-    resolved
 }
 
 impl Extracted {

@@ -14,6 +14,7 @@ mod config;
 mod content;
 pub(super) mod copy;
 mod digest;
+mod entry_path;
 mod error;
 mod extract;
 mod images;

@@ -9,27 +9,22 @@
 //! the container's id, so a repeated attach finds its own traces.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
-
-use ipnet::IpNet;
 
 use super::bridge;
 use super::dns::{self, Names, Outside};
 use super::error::NetworkError;
 use super::files;
-use super::firewall::protocol_number;
+use super::flows::Stale;
+use super::link;
 use super::netns::Netns;
 use super::port;
-use super::record::{EndpointRecord, Lease, Published};
-use super::state::{self, State};
+use super::record::{EndpointRecord, Family, Lease, Published};
+use super::state;
 use super::{Networks, lock};
 use crate::compose::PortBinding;
 use crate::plan::{EndpointConfig, ObservedEndpoint, ObservedPort};
-use crate::sys::conntrack::Conntrack;
-use crate::sys::netlink::Refusal;
-use crate::sys::route::{Changes, LinkLocal, Mac, Port, Route, Veth};
 
 /// A container that is to be on networks.
 #[derive(Clone, Copy)]
@@ -60,23 +55,6 @@ pub struct Attachment {
     pub resolv_conf: String,
 }
 
-/// One link to make, with everything looked up.
-struct LinkPlan {
-    host_name: String,
-    host_mac: Mac,
-    name: String,
-    mac: Mac,
-    /// Bytes.
-    mtu: u32,
-    bridge: String,
-    addresses: Vec<IpNet>,
-    gateways: Vec<IpAddr>,
-    has_v6: bool,
-    port: Port,
-}
-
-/// Of an interface name, without the terminating zero.
-const MAX_NAME_BYTES: usize = 15;
 const SHORT_ID_CHARS: usize = 12;
 /// How long a dead container's links may wait for their namespace to end.
 const LINGERING: Duration = Duration::from_secs(1);
@@ -88,7 +66,7 @@ impl Networks {
         let (links, old, record) = {
             let mut state = lock(&self.inner.state);
             let old = state.lease(container.id, container.name, container.endpoints)?;
-            match self.plan_links(&state, container) {
+            match link::plan(&self.inner.tag, &state, container) {
                 Ok(links) => {
                     let record = state.endpoints[container.id].clone();
                     (links, old, record)
@@ -139,32 +117,57 @@ impl Networks {
         Ok(self.attachment(container, &record, reservations))
     }
 
-    /// Takes over a container that runs already, after an engine restart: its links stay as they
-    /// are, its names and ports are made to hold again. The reservations are with its shim.
+    /// Makes a running container be on exactly these networks: after an engine restart, after its
+    /// links were damaged from outside, or because it joins or leaves a network. What it has already
+    /// is left alone. Ports are those of its start; their reservations are with its shim.
     pub async fn adopt(&self, container: &Attach<'_>) -> Result<Attachment, NetworkError> {
-        let record = lock(&self.inner.state)
-            .endpoints
-            .get(container.id)
-            .cloned()
-            .ok_or_else(|| NetworkError::CutOff {
-                container: container.name.to_owned(),
-            })?;
-        // A bridge that was made again has lost its ports.
-        let links = self.plan_links(&lock(&self.inner.state), container)?;
-        let route = self.inner.route.clone();
+        let (links, left, old, record) = {
+            let mut state = lock(&self.inner.state);
+            let old = state.lease(container.id, container.name, container.endpoints)?;
+            let links = match link::plan(&self.inner.tag, &state, container) {
+                Ok(links) => links,
+                Err(error) => {
+                    state.restore(container.id, old);
+                    return Err(error);
+                }
+            };
+            let record = state.endpoints[container.id].clone();
+            let left: Vec<String> = old
+                .iter()
+                .flat_map(|old| &old.leases)
+                .map(|lease| &lease.network)
+                .filter(|network| !record.leases.iter().any(|lease| lease.network == **network))
+                .flat_map(|network| bridge::port_names(&self.inner.tag, container.id, network))
+                .collect();
+            (links, left, old, record)
+        };
+        if old.as_ref() != Some(&record) {
+            let journaled = self
+                .inner
+                .journal
+                .write(container.id, Some(record.clone()))
+                .await;
+            if let Err(error) = journaled {
+                lock(&self.inner.state).restore(container.id, old);
+                return Err(error);
+            }
+        }
+        let (route, netns) = (self.inner.route.clone(), container.netns.clone());
         let id = container.id.to_owned();
         tokio::task::spawn_blocking(move || {
             super::with_route(&route, |route| {
-                for link in &links {
-                    restore_port(route, link, &id)?;
+                for index in link::indexes(route, &left)? {
+                    link::delete(route, index)?;
                 }
-                Ok(())
+                link::converge(route, &netns, links, &id)
             })
         })
         .await
         .map_err(|_panicked| NetworkError::CutOff {
             container: container.name.to_owned(),
         })??;
+        // Its place may have become internal, or the reverse, so it starts anew.
+        self.inner.resolver.stop(container.id).await;
         self.expose(container, &record).await?;
         Ok(self.attachment(container, &record, Vec::new()))
     }
@@ -172,39 +175,42 @@ impl Networks {
     /// Takes a dead container off its networks; its addresses stay its own. Never fails half-way:
     /// every step is tried, and the first failure is returned.
     pub async fn detach(&self, container: &str) -> Result<(), NetworkError> {
-        let t0 = std::time::Instant::now();
         self.inner.resolver.stop(container).await;
-        let t1 = t0.elapsed();
         let unpublished = lock(&self.inner.firewall).publish(container, Vec::new());
-        let t2 = t0.elapsed();
-        let (addresses, ports, n_links) = {
+        let (stale, networks) = {
             let mut state = lock(&self.inner.state);
-            let n_links = state
-                .attached
-                .remove(container)
-                .map_or(0, |networks| networks.len());
-            match state.endpoints.get(container) {
-                Some(record) => (addresses(record), record.ports.clone(), n_links),
-                None => (Vec::new(), Vec::new(), n_links),
-            }
+            let networks = state.attached.remove(container).unwrap_or_default();
+            let stale = state
+                .endpoints
+                .get(container)
+                .map(|record| Stale {
+                    addresses: addresses(record),
+                    ports: record.ports.clone(),
+                })
+                .unwrap_or_default();
+            (stale, networks)
         };
-        if n_links == 0 {
+        if networks.is_empty() {
             return unpublished;
         }
-        let names: Vec<String> = (0..n_links)
-            .map(|index| bridge::port_name(&self.inner.tag, container, index))
+        let names: Vec<String> = networks
+            .iter()
+            .flat_map(|network| bridge::port_names(&self.inner.tag, container, network))
             .collect();
-        let route = self.inner.route.clone();
-        let inner = self.inner.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let lingering = super::with_route(&route, |route| indexes(route, &names));
-            let forgotten = forget_flows(&inner.conntrack, &addresses, &ports);
-            forgotten.and(lingering)
+        let flows = self.inner.flows.clone();
+        tokio::spawn(async move {
+            if let Err(error) = flows.forget(stale).await {
+                tracing::warn!(%error, "connections of a stopped container stay");
+            }
         });
-        let lingering = work.await.map_err(|_panicked| NetworkError::CutOff {
+        let route = self.inner.route.clone();
+        let lingering = tokio::task::spawn_blocking(move || {
+            super::with_route(&route, |route| link::silence(route, &names))
+        })
+        .await
+        .map_err(|_panicked| NetworkError::CutOff {
             container: container.to_owned(),
         })?;
-        eprintln!("T {t1:?} {t2:?} {:?}", t0.elapsed());
         let cleaned = lingering.map(|links| self.watch_links_die(links));
         unpublished.and(cleaned)
     }
@@ -222,7 +228,7 @@ impl Networks {
             let deleted = tokio::task::spawn_blocking(move || {
                 super::with_route(&route, |route| {
                     for index in links {
-                        delete_link(route, index)?;
+                        link::delete(route, index)?;
                     }
                     Ok(())
                 })
@@ -267,101 +273,14 @@ impl Networks {
         self.inner.journal.write(container, Some(record)).await
     }
 
-    fn plan_links(
-        &self,
-        state: &State,
-        container: &Attach<'_>,
-    ) -> Result<Vec<LinkPlan>, NetworkError> {
-        let record = state
-            .endpoints
-            .get(container.id)
-            .ok_or_else(|| NetworkError::NotFound(container.name.to_owned()))?;
-        let mut used: Vec<String> = Vec::new();
-        for endpoint in container.endpoints {
-            let Some(name) = &endpoint.interface_name else {
-                continue;
-            };
-            if name.is_empty()
-                || name.len() > MAX_NAME_BYTES
-                || name == "lo"
-                || name.contains(['/', ':', ' '])
-            {
-                return Err(NetworkError::Endpoint {
-                    container: container.name.to_owned(),
-                    what: "interface_name",
-                    value: name.clone(),
-                });
-            }
-            if used.contains(name) {
-                return Err(NetworkError::InterfaceTwice {
-                    container: container.name.to_owned(),
-                    interface: name.clone(),
-                });
-            }
-            used.push(name.clone());
-        }
-        let is_gateway = |endpoint: &EndpointConfig, is_v6: bool| {
-            state
-                .gateway_endpoint(container.endpoints, is_v6)
-                .is_some_and(|(chosen, _)| std::ptr::eq(chosen, endpoint))
-        };
-        let is_filtered = !container.ports.is_empty() && bridge::is_filtered();
-        let mut links = Vec::new();
-        let mut n_automatic = 0;
-        for (index, (endpoint, lease)) in container.endpoints.iter().zip(&record.leases).enumerate()
-        {
-            let network = state
-                .networks
-                .get(&lease.network)
-                .ok_or_else(|| NetworkError::NotFound(lease.network.clone()))?;
-            let name = match &endpoint.interface_name {
-                Some(name) => name.clone(),
-                None => loop {
-                    let name = format!("eth{n_automatic}");
-                    n_automatic += 1;
-                    if !used.contains(&name) {
-                        break name;
-                    }
-                },
-            };
-            let mut addresses = Vec::new();
-            let mut gateways = Vec::new();
-            for (is_v6, address) in [(false, lease.ipv4), (true, lease.ipv6)] {
-                let (Some(address), Some(pool)) = (address, network.pool(is_v6)) else {
-                    continue;
-                };
-                addresses.extend(IpNet::new(address, pool.subnet.prefix_len()));
-                if is_gateway(endpoint, is_v6) {
-                    gateways.push(pool.gateway);
-                }
-            }
-            let host_name = bridge::port_name(&self.inner.tag, container.id, index);
-            links.push(LinkPlan {
-                host_mac: bridge::mac(&host_name),
-                host_name,
-                name,
-                mac: lease.mac,
-                mtu: network.mtu,
-                bridge: network.bridge.clone(),
-                has_v6: lease.ipv6.is_some(),
-                port: Port {
-                    // A published port called from its own container comes back by the same port
-                    // if the translation happens in the bridge. Not set otherwise: it reflects
-                    // multicast to its sender, which upsets IPv6.
-                    reflects: is_filtered,
-                    is_isolated: bridge::is_isolating(network),
-                },
-                addresses,
-                gateways,
-            });
-        }
-        Ok(links)
-    }
-
     fn reserve(&self, container: &Attach<'_>) -> Result<Vec<port::Reservation>, NetworkError> {
         let has_gateway = {
             let state = lock(&self.inner.state);
-            [false, true].map(|is_v6| state.gateway_endpoint(container.endpoints, is_v6).is_some())
+            Family::BOTH.map(|family| {
+                state
+                    .gateway_endpoint(container.endpoints, family)
+                    .is_some()
+            })
         };
         // From an internal network nothing is published, as in Docker.
         if has_gateway == [false, false] {
@@ -387,7 +306,7 @@ impl Networks {
         &self,
         container: &str,
         netns: &Netns,
-        links: Vec<LinkPlan>,
+        links: Vec<link::LinkPlan>,
     ) -> Result<(), NetworkError> {
         if links.is_empty() {
             return Ok(());
@@ -398,17 +317,22 @@ impl Networks {
             container.to_owned(),
         );
         tokio::task::spawn_blocking(move || {
-            super::with_route(&route, |route| {
-                for link in &links {
-                    make_link(route, &netns, link, &id)?;
-                }
-                Ok(())
+            let host_names = super::with_route(&route, |route| {
+                links
+                    .iter()
+                    .map(|link| link::make(route, &netns, link, &id))
+                    .collect::<Result<Vec<String>, _>>()
             })?;
             // In the container's own namespace and by its own socket, beside other containers.
             for link in &links {
-                configure(&netns, link)?;
+                link::configure(&netns, link)?;
             }
-            Ok(())
+            super::with_route(&route, |route| {
+                for (link, host_name) in links.iter().zip(&host_names) {
+                    link::settle(route, &netns, link, host_name)?;
+                }
+                Ok(())
+            })
         })
         .await
         .map_err(|_panicked| NetworkError::CutOff {
@@ -440,12 +364,15 @@ impl Networks {
         }
         if has_udp {
             // A client that kept sending while nobody listened has a flow that leads nowhere.
-            let (inner, ports) = (self.inner.clone(), record.ports.clone());
-            tokio::task::spawn_blocking(move || forget_flows(&inner.conntrack, &[], &ports))
+            let stale = Stale {
+                addresses: Vec::new(),
+                ports: record.ports.clone(),
+            };
+            self.inner
+                .flows
+                .forget(stale)
                 .await
-                .map_err(|_panicked| NetworkError::CutOff {
-                    container: container.name.to_owned(),
-                })??;
+                .map_err(NetworkError::Flows)?;
         }
         if container.endpoints.is_empty() {
             return Ok(());
@@ -498,10 +425,12 @@ impl Networks {
         {
             // So that detach looks for all links, made or not.
             let mut state = lock(&self.inner.state);
-            let networks = container
+            let networks = state
                 .endpoints
-                .iter()
-                .map(|endpoint| endpoint.network.clone())
+                .get(container.id)
+                .into_iter()
+                .flat_map(|record| &record.leases)
+                .map(|lease| lease.network.clone())
                 .collect();
             state.attached.insert(container.id.to_owned(), networks);
         }
@@ -537,7 +466,7 @@ impl Networks {
             })
             .collect();
         let host_gateway = state
-            .gateway_endpoint(container.endpoints, false)
+            .gateway_endpoint(container.endpoints, Family::V4)
             .map(|(_, network)| network)
             .or_else(|| {
                 let first = record.leases.first()?;
@@ -636,163 +565,4 @@ fn places(container: &Attach<'_>, leases: &[Lease]) -> Vec<Names> {
             }
         })
         .collect()
-}
-
-fn link_error(action: &'static str, name: &str) -> impl FnOnce(Refusal) -> NetworkError + use<> {
-    let object = format!("link {name}");
-    move |source| NetworkError::Link {
-        action,
-        object,
-        source,
-    }
-}
-
-fn make_link(
-    route: &mut Route,
-    netns: &Netns,
-    link: &LinkPlan,
-    container: &str,
-) -> Result<(), NetworkError> {
-    let master = route
-        .link(&link.bridge)
-        .map_err(link_error("find", &link.bridge))?
-        .ok_or_else(|| NetworkError::NotFound(link.bridge.clone()))?
-        .index;
-    let veth = Veth {
-        name: &link.host_name,
-        mac: link.host_mac,
-        peer_name: &link.name,
-        peer_mac: link.mac,
-        mtu: link.mtu,
-        master,
-        peer_netns: netns.as_fd(),
-        alias: container,
-    };
-    let add = |changes: &mut Changes| {
-        changes.add_veth(&veth);
-        if link.port != Port::default() {
-            changes.set_port(&link.host_name, link.port);
-        }
-    };
-    let mut changes = Changes::default();
-    add(&mut changes);
-    match route.apply(changes) {
-        // Left over from an attach that was cut off; its other end is in a namespace that nobody
-        // uses.
-        Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
-            let mut changes = Changes::default();
-            changes.delete_link(&link.host_name);
-            add(&mut changes);
-            route.apply(changes)
-        }
-        outcome => outcome,
-    }
-    .map_err(link_error("create", &link.host_name))
-}
-
-/// Puts an existing host end back on its bridge.
-fn restore_port(route: &mut Route, link: &LinkPlan, container: &str) -> Result<(), NetworkError> {
-    let Some(found) = route
-        .link(&link.host_name)
-        .map_err(link_error("find", &link.host_name))?
-    else {
-        return Ok(());
-    };
-    let master = route
-        .link(&link.bridge)
-        .map_err(link_error("find", &link.bridge))?
-        .ok_or_else(|| NetworkError::NotFound(link.bridge.clone()))?
-        .index;
-    if found.master == Some(master) && found.is_up {
-        return Ok(());
-    }
-    let mut changes = Changes::default();
-    changes.enslave(&link.host_name, master, container);
-    changes.set_port(&link.host_name, link.port);
-    route
-        .apply(changes)
-        .map_err(link_error("restore", &link.host_name))
-}
-
-/// Inside the container. Addresses come before the link goes up, because going up announces them.
-fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
-    netns.with_route(|route| {
-        let index = route
-            .link(&link.name)
-            .map_err(link_error("find", &link.name))?
-            .ok_or_else(|| NetworkError::NotFound(link.name.clone()))?
-            .index;
-        let mut changes = Changes::default();
-        for address in &link.addresses {
-            changes.add_address(index, *address);
-        }
-        let link_local = if link.has_v6 {
-            LinkLocal::On
-        } else {
-            LinkLocal::Off
-        };
-        changes.set_up(index, link_local);
-        for gateway in &link.gateways {
-            changes.add_default_route(index, *gateway);
-        }
-        route
-            .apply(changes)
-            .map_err(link_error("configure", &link.name))
-    })
-}
-
-fn delete_link(route: &mut Route, index: u32) -> Result<(), NetworkError> {
-    let mut changes = Changes::default();
-    changes.delete_link_by_index(index);
-    match route.apply(changes) {
-        // Gone with its namespace.
-        Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(()),
-        outcome => outcome.map_err(link_error("delete", &format!("number {index}"))),
-    }
-}
-
-/// Those of the links that exist.
-fn indexes(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError> {
-    let mut found = Vec::new();
-    for name in names {
-        let link = route.link(name).map_err(link_error("find", name))?;
-        found.extend(link.map(|link| link.index));
-    }
-    Ok(found)
-}
-
-/// Forgets flows from and to the addresses, and UDP flows to the host ports: they would go on to a
-/// container that is gone.
-fn forget_flows(
-    conntrack: &Mutex<Option<Conntrack>>,
-    addresses: &[IpAddr],
-    ports: &[Published],
-) -> Result<(), NetworkError> {
-    let mut guard = lock(conntrack);
-    let conntrack = match &mut *guard {
-        Some(open) => open,
-        empty => empty.insert(Conntrack::open().map_err(NetworkError::Netlink)?),
-    };
-    let forgotten = conntrack.forget(|flow| {
-        let is_of_container = addresses.iter().any(|address| {
-            [
-                flow.original.source,
-                flow.original.destination,
-                flow.reply.source,
-            ]
-            .contains(address)
-        });
-        let is_of_port = ports.iter().any(|port| {
-            let protocol = protocol_number(port.protocol);
-            flow.original.protocol == protocol
-                && port.protocol == crate::compose::Protocol::Udp
-                && flow.original.destination_port == port.host_port
-        });
-        is_of_container || is_of_port
-    });
-    forgotten.map(drop).map_err(|source| NetworkError::Link {
-        action: "forget",
-        object: "the connections of a container".to_owned(),
-        source,
-    })
 }

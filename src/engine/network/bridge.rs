@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::error::NetworkError;
-use super::record::{NetworkId, NetworkRecord};
+use super::record::{Family, NetworkId, NetworkRecord};
 use crate::sys::netlink::Refusal;
 use crate::sys::route::{Changes, LinkLocal, Mac, Route};
 
@@ -61,10 +61,13 @@ pub fn name(
     }
 }
 
-/// Name of the host end of a container's n-th link.
-pub fn port_name(tag: &str, container: &str, index: usize) -> String {
-    let digit = char::from_digit(index as u32 % 36, 36).unwrap_or('0');
-    format!("{}{}{digit}", port_prefix(tag), digest(container))
+/// Names for the host end of a container's link to a network, the first that is free is taken.
+///
+/// When a container restarts, its last link may still be dying with its namespace. Deleting that by
+/// hand would hold the kernel's link lock for a grace period; the next name costs nothing.
+pub fn port_names(tag: &str, container: &str, network: &str) -> [String; 4] {
+    let digest = digest(&format!("{container} {network}"));
+    ["0", "1", "2", "3"].map(|turn| format!("{}{}{turn}", port_prefix(tag), &digest[..7]))
 }
 
 /// A fixed, locally administered address that follows from a name.
@@ -168,7 +171,7 @@ fn settings(record: &NetworkRecord) -> Result<(), NetworkError> {
         // A container must not be able to give the host a default route (CVE-2020-13401).
         write(&conf("ipv6", "accept_ra"), "0")?;
     }
-    if !record.config.internal && record.pool(false).is_some() {
+    if !record.config.internal && record.pool(Family::V4).is_some() {
         // Lets answers to 127.0.0.1 back in. Forged packets are dropped by the table's first chain.
         write(&conf("ipv4", "route_localnet"), "1")?;
     }
@@ -199,7 +202,7 @@ mod tests {
             name.starts_with("whbeef") && name.len() <= MAX_NAME_BYTES,
             "{name}"
         );
-        let port = port_name("beef", &"c".repeat(64), 35);
+        let port = &port_names("beef", &"c".repeat(64), "demo_default")[3];
         assert!(port.len() <= MAX_NAME_BYTES, "{port}");
         assert_eq!(mac("x")[0] & 3, 2, "locally administered, not multicast");
     }

@@ -115,6 +115,8 @@ pub enum NetworkError {
     Redirect { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot prepare published ports")]
+    Flows(#[source] Arc<NetworkError>),
     #[error("cannot record addresses")]
     Commit(#[source] Arc<StoreError>),
     #[error("the work on container {container} was cut off")]

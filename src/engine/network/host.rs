@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -95,6 +95,16 @@ pub fn switch_on(forwarding: &Forwarding) -> Result<(), NetworkError> {
         bridge::write(Path::new(FORWARD_V4), "1")?;
     }
     if forwarding.was_off_v6 {
+        // A host that forwards ignores router advertisements unless told twice, and would lose its
+        // own default route.
+        for link in &forwarding.guarded {
+            let accept: PathBuf = ["/proc/sys/net/ipv6/conf", link, "accept_ra"]
+                .iter()
+                .collect();
+            if fs::read_to_string(&accept).is_ok_and(|value| value.trim() == "1") {
+                bridge::write(&accept, "2")?;
+            }
+        }
         bridge::write(Path::new(FORWARD_V6), "1")?;
     }
     Ok(())

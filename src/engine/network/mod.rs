@@ -17,18 +17,20 @@ mod dns;
 mod error;
 mod files;
 mod firewall;
+mod flows;
 mod host;
 mod ipam;
 mod journal;
+mod link;
 mod netns;
 mod port;
 mod record;
+mod rules;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -39,7 +41,6 @@ use crate::compose::IpamPool;
 use crate::engine::Roots;
 use crate::engine::store::{Batch, Store, Table};
 use crate::plan::{NetworkConfig, ObservedNetwork};
-use crate::sys::conntrack::Conntrack;
 use crate::sys::nft::{Element, Nft};
 use crate::sys::route::{Changes, Route};
 
@@ -50,8 +51,9 @@ pub use record::{NetworkId, NetworkRecord, Pool};
 
 use dns::Resolver;
 use firewall::{BridgeRule, Firewall, PortRule};
+use flows::Flows;
 use journal::Journal;
-use record::{EndpointRecord, Forwarding};
+use record::{EndpointRecord, Family, Forwarding};
 use state::State;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -73,7 +75,7 @@ struct Inner {
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
     route: SharedRoute,
-    conntrack: Mutex<Option<Conntrack>>,
+    flows: Flows,
     resolver: Arc<Resolver>,
     /// One network is made or removed at a time, so that two cannot choose the same subnet.
     changing: tokio::sync::Mutex<()>,
@@ -123,7 +125,7 @@ impl Networks {
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
                 route: SharedRoute::default(),
-                conntrack: Mutex::default(),
+                flows: Flows::default(),
                 resolver: Arc::new(Resolver::new(resolv_conf)),
                 changing: tokio::sync::Mutex::default(),
             }),
@@ -153,7 +155,12 @@ impl Networks {
         })?;
         let mut firewall = lock(&self.inner.firewall);
         if networks.is_empty() {
-            return firewall.remove();
+            // An engine without networks has to start where there is no nf_tables, or no right to
+            // it; the first network says what is missing.
+            if let Err(error) = firewall.remove() {
+                tracing::debug!(%error, "cannot look for a left-over table");
+            }
+            return Ok(());
         }
         let ports = self.published_now(&format!("wharf{tag}"))?;
         let known: Forwarding = self.forwarding()?;
@@ -172,8 +179,10 @@ impl Networks {
         let mut state = lock(&self.inner.state);
         let mut ours: BTreeMap<String, String> = BTreeMap::new();
         for (id, record) in &state.endpoints {
-            for index in 0..record.leases.len() {
-                ours.insert(bridge::port_name(tag, id, index), id.clone());
+            for lease in &record.leases {
+                for name in bridge::port_names(tag, id, &lease.network) {
+                    ours.insert(name, id.clone());
+                }
             }
         }
         let bridges: BTreeSet<String> = state
@@ -190,7 +199,7 @@ impl Networks {
         for link in links {
             // The lengths keep engines apart whose tag is a beginning of another's.
             let is_port = link.name.starts_with(&bridge::port_prefix(tag))
-                && link.name.len() == bridge::port_prefix(tag).len() + 9;
+                && link.name.len() == bridge::port_prefix(tag).len() + 8;
             let is_bridge = link.name.starts_with(&bridge::prefix(tag))
                 && link.name.len() == bridge::prefix(tag).len() + 8;
             match ours.get(&link.name) {
@@ -271,7 +280,7 @@ impl Networks {
         network: &NetworkRecord,
     ) -> Result<(), NetworkError> {
         let known = self.forwarding()?;
-        let needs_v6 = network.pool(true).is_some();
+        let needs_v6 = network.pool(Family::V6).is_some();
         let changed = with_route(&self.inner.route, |route| {
             host::forward(route, &self.inner.tag, needs_v6, &known)
         })?;
@@ -358,11 +367,11 @@ impl Networks {
         // Neither family asked for is an older client that knows of none.
         let wants_v4 = config.enable_ipv4 || !config.enable_ipv6;
         let mut pools = Vec::new();
-        for (is_wanted, is_v6) in [(wants_v4, false), (config.enable_ipv6, true)] {
+        for (is_wanted, family) in [(wants_v4, Family::V4), (config.enable_ipv6, Family::V6)] {
             if !is_wanted {
                 continue;
             }
-            let configured = config.ipam.iter().find(|pool| is_of(pool, is_v6));
+            let configured = config.ipam.iter().find(|pool| family_of(pool) == family);
             let subnet = match configured.and_then(|pool| pool.subnet) {
                 Some(subnet) => {
                     let subnet = subnet.trunc();
@@ -375,7 +384,7 @@ impl Networks {
                     }
                     subnet
                 }
-                None if is_v6 => ipam::automatic_v6(&name, &nets)?,
+                None if family == Family::V6 => ipam::automatic_v6(&name, &nets)?,
                 None => ipam::automatic_v4(&name, &nets)?,
             };
             pools.push(ipam::resolve(&name, subnet, configured)?);
@@ -495,14 +504,14 @@ impl Networks {
     }
 }
 
-fn is_of(pool: &IpamPool, is_v6: bool) -> bool {
+fn family_of(pool: &IpamPool) -> Family {
     let address = pool
         .subnet
         .map(|net| net.addr())
         .or(pool.gateway)
         .or(pool.ip_range.map(|net| net.addr()));
-    // A pool without any address only says "automatic".
-    matches!(address.unwrap_or(IpAddr::from([0; 4])), IpAddr::V6(_)) == is_v6
+    // A pool without any address only says "automatic", and that of the first family.
+    address.map_or(Family::V4, Family::of)
 }
 
 fn rule(network: &NetworkRecord) -> BridgeRule {

@@ -30,7 +30,6 @@ pub fn reserve(
     holder_in_engine: impl Fn(u16) -> Option<String>,
 ) -> Result<Reservation, NetworkError> {
     let (first, last) = binding.published.unwrap_or((0, 0));
-    let host_ip = binding.host_ip.filter(|address| !address.is_unspecified());
     let addresses = addresses(binding);
     let mut last_error = None;
     let tries: Box<dyn Iterator<Item = u16>> = if first == 0 {
@@ -43,7 +42,7 @@ pub fn reserve(
             Ok((port, sockets)) => {
                 return Ok(Reservation {
                     published: Published {
-                        host_ip,
+                        host_ip: binding.host_ip,
                         host_port: port,
                         container_port: binding.target,
                         protocol: binding.protocol,

@@ -8,6 +8,24 @@ use serde::{Deserialize, Serialize};
 use crate::compose::Protocol;
 use crate::plan::NetworkConfig;
 
+/// Which of the two internet protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
 /// A network's id: 64 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetworkId(pub String);
@@ -29,10 +47,10 @@ pub struct NetworkRecord {
 }
 
 impl NetworkRecord {
-    pub fn pool(&self, is_v6: bool) -> Option<&Pool> {
+    pub fn pool(&self, family: Family) -> Option<&Pool> {
         self.pools
             .iter()
-            .find(|pool| matches!(pool.subnet, IpNet::V6(_)) == is_v6)
+            .find(|pool| Family::of(pool.subnet.addr()) == family)
     }
 }
 
@@ -65,10 +83,20 @@ pub struct Lease {
     pub mac: [u8; 6],
 }
 
+impl Lease {
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.ipv4,
+            Family::V6 => self.ipv6,
+        }
+    }
+}
+
 /// A host port that leads into a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// `None` is every address of the host.
+    /// As the user wrote it: `None` is every address of the host, `0.0.0.0` and `::` are every one
+    /// of that family.
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
     pub container_port: u16,

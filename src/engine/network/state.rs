@@ -7,7 +7,7 @@ use super::bridge;
 use super::error::NetworkError;
 use super::firewall::PortRule;
 use super::ipam;
-use super::record::{EndpointRecord, Lease, NetworkRecord, Pool, Published};
+use super::record::{EndpointRecord, Family, Lease, NetworkRecord, Pool, Published};
 use crate::plan::EndpointConfig;
 
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub struct State {
     /// Containers with links, by id, with the names of their networks.
     pub attached: HashMap<String, Vec<String>>,
     /// By network and family: the address leased last.
-    last: HashMap<(String, bool), IpAddr>,
+    last: HashMap<(String, Family), IpAddr>,
 }
 
 impl State {
@@ -65,15 +65,12 @@ impl State {
             .map_or_else(|| container.to_owned(), |record| record.name.clone())
     }
 
-    fn holders(&self, network: &str, is_v6: bool) -> BTreeMap<IpAddr, &str> {
+    fn holders(&self, network: &str, family: Family) -> BTreeMap<IpAddr, &str> {
         self.endpoints
             .iter()
             .flat_map(|(id, record)| record.leases.iter().map(move |lease| (id, lease)))
             .filter(|(_, lease)| lease.network == network)
-            .filter_map(|(id, lease)| {
-                let address = if is_v6 { lease.ipv6 } else { lease.ipv4 };
-                Some((address?, id.as_str()))
-            })
+            .filter_map(|(id, lease)| Some((lease.address(family)?, id.as_str())))
             .collect()
     }
 
@@ -98,14 +95,14 @@ impl State {
                     .find(|lease| lease.network == network.config.name)
             });
             let (ipv4, ipv6) = (
-                self.address(container, network, false, endpoint.ipv4_address, had)?,
-                self.address(container, network, true, endpoint.ipv6_address, had)?,
+                self.address(container, network, Family::V4, endpoint.ipv4_address, had)?,
+                self.address(container, network, Family::V6, endpoint.ipv6_address, had)?,
             );
             let mac = mac(name, endpoint, ipv4.or(ipv6))?;
             let network = network.config.name.clone();
-            for (is_v6, address) in [(false, ipv4), (true, ipv6)] {
+            for (family, address) in [(Family::V4, ipv4), (Family::V6, ipv6)] {
                 if let Some(address) = address.filter(|_| had.is_none()) {
-                    self.last.insert((network.clone(), is_v6), address);
+                    self.last.insert((network.clone(), family), address);
                 }
             }
             leases.push(Lease {
@@ -134,12 +131,12 @@ impl State {
         &self,
         container: &str,
         network: &NetworkRecord,
-        is_v6: bool,
+        family: Family,
         wanted: Option<IpAddr>,
         had: Option<&Lease>,
     ) -> Result<Option<IpAddr>, NetworkError> {
         let name = &network.config.name;
-        let Some(pool) = network.pool(is_v6) else {
+        let Some(pool) = network.pool(family) else {
             return match wanted {
                 Some(address) => Err(NetworkError::NoSubnetFor {
                     network: name.clone(),
@@ -148,7 +145,7 @@ impl State {
                 None => Ok(None),
             };
         };
-        let holders = self.holders(name, is_v6);
+        let holders = self.holders(name, family);
         if let Some(address) = wanted {
             check_wanted(name, pool, address)?;
             return match holders.get(&address) {
@@ -160,12 +157,12 @@ impl State {
                 _ => Ok(Some(address)),
             };
         }
-        let old = had.and_then(|lease| if is_v6 { lease.ipv6 } else { lease.ipv4 });
+        let old = had.and_then(|lease| lease.address(family));
         if let Some(address) = old.filter(|address| ipam::is_usable(pool, *address)) {
             return Ok(Some(address));
         }
         let leased: BTreeSet<IpAddr> = holders.keys().copied().collect();
-        let last = self.last.get(&(name.clone(), is_v6)).copied();
+        let last = self.last.get(&(name.clone(), family)).copied();
         let last = last.or_else(|| leased.last().copied());
         match ipam::take(pool, &leased, last) {
             Some(address) => Ok(Some(address)),
@@ -190,12 +187,12 @@ impl State {
     pub fn gateway_endpoint<'a>(
         &self,
         endpoints: &'a [EndpointConfig],
-        is_v6: bool,
+        family: Family,
     ) -> Option<(&'a EndpointConfig, &NetworkRecord)> {
         endpoints
             .iter()
             .filter_map(|endpoint| Some((endpoint, self.network(&endpoint.network)?)))
-            .filter(|(_, network)| !network.config.internal && network.pool(is_v6).is_some())
+            .filter(|(_, network)| !network.config.internal && network.pool(family).is_some())
             .max_by(|(a, network_a), (b, network_b)| {
                 a.gw_priority
                     .cmp(&b.gw_priority)
@@ -213,15 +210,15 @@ impl State {
         let Some(record) = self.endpoints.get(container) else {
             return Vec::new();
         };
-        let address = |is_v6: bool| {
-            let (_, network) = self.gateway_endpoint(endpoints, is_v6)?;
+        let address = |family: Family| {
+            let (_, network) = self.gateway_endpoint(endpoints, family)?;
             let lease = record
                 .leases
                 .iter()
                 .find(|lease| lease.network == network.config.name)?;
-            if is_v6 { lease.ipv6 } else { lease.ipv4 }
+            lease.address(family)
         };
-        rules(ports, [address(false), address(true)])
+        rules(ports, Family::BOTH.map(address))
     }
 }
 
@@ -237,7 +234,7 @@ pub fn rules(ports: &[Published], containers: [Option<IpAddr>; 2]) -> Vec<PortRu
                 continue;
             }
             rules.push(PortRule {
-                host_ip: port.host_ip,
+                host_ip: port.host_ip.filter(|host| !host.is_unspecified()),
                 host_port: port.host_port,
                 protocol: port.protocol,
                 container,

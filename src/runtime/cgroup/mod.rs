@@ -521,6 +521,40 @@ pub fn enter(path: &Path, pid: i32) -> Result<(), CgroupError> {
         .map_err(|source| CgroupError::Enter { path, pid, source })
 }
 
+/// Takes the process out of a cgroup that [`enter`] made, and removes the directories of that path
+/// that have nothing else in them. The process goes to the hierarchy's root, where one that is about
+/// to end disturbs nobody.
+///
+/// # Errors
+/// [`CgroupError::Enter`] if it cannot be moved.
+pub fn leave(path: &Path, pid: i32) -> Result<(), CgroupError> {
+    let path = plain(path)?;
+    let hierarchies = Hierarchies::discover()?;
+    let root = hierarchies.v2.as_fd();
+    match write_at(root, "cgroup.procs", &pid.to_string()) {
+        // What we see as the root is a container's cgroup, and controllers were handed down: its
+        // processes are in the leaf that `evacuate` made.
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+            open_directory(root, Path::new(directory::LEAF))
+                .and_then(|leaf| write_at(leaf.as_fd(), "cgroup.procs", &pid.to_string()))
+        }
+        moved => moved,
+    }
+    .map_err(|source| CgroupError::Enter {
+        path: PathBuf::from("/"),
+        pid,
+        source,
+    })?;
+    for directory in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
+        // Containers that go on without an engine keep their directories.
+        let flags = rustix::fs::AtFlags::REMOVEDIR;
+        if rustix::fs::unlinkat(&hierarchies.v2, directory, flags).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Strips the leading `/`; refuses what could lead elsewhere.
 fn plain(path: &Path) -> Result<PathBuf, CgroupError> {
     let relative: PathBuf = path.strip_prefix("/").unwrap_or(path).into();

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
+use crate::runtime::cgroup::Cgroup;
 use crate::shim::protocol::log::Stream;
 use crate::shim::protocol::{
-    Answer, Bundle, Call, Event, ExitRecord, Failure, Message, Request, Rootfs, Spawn, StartRecord,
-    file, log,
+    Answer, Bundle, Call, Event, ExitRecord, Failure, Message, Request, Rootfs, ShimRecord, Spawn,
+    StartRecord, file, log,
 };
 use crate::shim::spawner;
-use crate::sys::socket;
+use crate::sys::{process, socket};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -25,10 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn is_privileged() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        #[allow(clippy::print_stderr)]
-        {
-            eprintln!("skipped: needs root");
-        }
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: needs root\n");
     }
     root
 }
@@ -191,6 +189,19 @@ impl Rig {
     }
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // The parent of the containers' cgroups goes with the last test that uses it.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir(hierarchy.path().join("wharf-shim-test"));
+        }
+    }
+}
+
 fn spec(script: &str) -> Value {
     let caps = json!([
         "CAP_CHOWN",
@@ -314,9 +325,7 @@ impl Running {
 
     pub fn shim_pid(&self) -> i32 {
         let record = std::fs::read(self.dir.join("run").join(file::SHIM)).unwrap();
-        serde_json::from_slice::<crate::shim::protocol::ShimRecord>(&record)
-            .unwrap()
-            .pid
+        serde_json::from_slice::<ShimRecord>(&record).unwrap().pid
     }
 
     pub fn output(&self) -> (String, String) {
@@ -363,6 +372,25 @@ impl Running {
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&self.id), "mounts left:\n{mounts}");
+    }
+}
+
+impl Drop for Running {
+    /// A test that failed half way leaves nothing running.
+    fn drop(&mut self) {
+        if let Some(shim) = std::fs::read(self.dir.join("run").join(file::SHIM))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<ShimRecord>(&text).ok())
+            .filter(|record| {
+                process::start_ticks(record.pid).is_ok_and(|at| at == record.start_ticks)
+            })
+        {
+            let _ = crate::sys::signal::kill(shim.pid, libc::SIGKILL);
+        }
+        if let Ok(cgroup) = Cgroup::open(&Path::new("wharf-shim-test").join(&self.id)) {
+            let _ = cgroup.kill_all();
+            let _ = cgroup.remove();
+        }
     }
 }
 

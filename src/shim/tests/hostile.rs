@@ -219,7 +219,7 @@ fn privileged_binds_and_read_only_roots() {
         bundle["spec"]["mounts"].as_array_mut().unwrap().push(mount)
     };
     let (_, out, err) = rig.run_with("echo x > /ro/file; echo y > /rw/new; cat /one; touch /etc/x; touch /tmp/t && echo tmp; cat /run/secrets/s", |bundle| {
-        add(bundle, bind("/ro", &shared, &["rbind", "ro"]));
+        add(bundle, bind("/ro", &shared, &["rbind", "ro", "rro"]));
         add(bundle, bind("/rw", &shared, &["rbind"]));
         add(bundle, bind("/one", &shared.join("file"), &["bind", "ro"]));
         add(bundle, json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "mode=1777"]}));
@@ -292,4 +292,178 @@ fn privileged_namespaces_are_shared_by_path() {
     });
     first.exited();
     first.release();
+}
+
+#[test]
+fn privileged_nothing_of_the_starter_is_inherited() {
+    if !is_privileged() {
+        return;
+    }
+    // S20: the same test again, under a shell that has every bad habit.
+    if std::env::var_os("WHARF_TEST_ALONE").is_none() {
+        let name = "shim::tests::hostile::privileged_nothing_of_the_starter_is_inherited";
+        let script = format!(
+            "trap '' INT PIPE CHLD USR1 HUP; umask 077; exec 7</etc/passwd 9</dev/null; \
+             exec nice -n 7 taskset 1 /proc/$PPID/exe --exact {name} --nocapture"
+        );
+        let alone = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .env("WHARF_TEST_ALONE", "1")
+            .output()
+            .unwrap();
+        assert!(
+            alone.status.success(),
+            "{}",
+            String::from_utf8_lossy(&alone.stderr)
+        );
+        return;
+    }
+    let rig = Rig::new();
+    let script = "cat /proc/self/status; cat /proc/self/stat; ls /proc/self/fd; env; cat /proc/self/oom_score_adj";
+    let (_, out, _) = rig.run(script);
+    for expected in [
+        "SigIgn:\t0000000000000000",
+        "SigBlk:\t0000000000000000",
+        "Umask:\t0022",
+        "\n0\n1\n2\n",
+    ] {
+        assert!(out.contains(expected), "{expected:?} is not in {out}");
+    }
+    assert!(!out.contains("WHARF_TEST_ALONE"), "{out}");
+    assert!(out.ends_with("\n0\n"), "{out}");
+    let stat = out.lines().find(|line| line.contains(" (cat) ")).unwrap();
+    let nice = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(16)
+        .unwrap();
+    assert_eq!(nice, "0");
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    assert!(
+        out.contains(&format!("Cpus_allowed_list:\t{}", online.trim())),
+        "{out}"
+    );
+}
+
+#[test]
+fn privileged_a_race_for_a_mount_point_stays_inside() {
+    if !is_privileged() {
+        return;
+    }
+    use std::sync::atomic::{AtomicBool, Ordering};
+    // S5: the parent of a mount point is exchanged with a link to the outside, again and again.
+    let rig = Rig::new();
+    let volume = rig.path().join("volume");
+    let outside = rig.path().join("outside");
+    std::fs::create_dir_all(volume.join("real")).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    symlink(&outside, volume.join("link")).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let (real, link) = (volume.join("real"), volume.join("link"));
+                rustix::fs::renameat_with(rustix::fs::CWD, &real, rustix::fs::CWD, &link, flags)
+                    .unwrap();
+            }
+        });
+        let mut started = 0;
+        for round in 0..100 {
+            let mut running = rig.spawn("true", |bundle| {
+                let mounts = bundle["spec"]["mounts"].as_array_mut().unwrap();
+                mounts.push(json!({"destination": "/volume", "type": "bind", "source": volume, "options": ["rbind"]}));
+                let inner = format!("/volume/real/{round}/deep");
+                mounts.push(json!({"destination": inner, "type": "tmpfs", "source": "tmpfs"}));
+            });
+            // A start may be refused; it may never reach the outside.
+            if let crate::shim::protocol::Event::Started(_) = running.next_event() {
+                started += 1;
+                running.exited();
+                running.release();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(started > 0);
+    });
+    assert_eq!(
+        std::fs::read_dir(&outside).unwrap().count(),
+        0,
+        "something was made outside"
+    );
+}
+
+#[test]
+fn privileged_read_only_reaches_below_where_it_is_asked_to() {
+    if !is_privileged() {
+        return;
+    }
+    use crate::sys::mount::{self, Change, Depth, Propagation};
+    // A namespace of this thread's own; the spawner is forked from it.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS)
+        .unwrap();
+    let private = Change {
+        propagation: Some(Propagation::Private),
+        ..Change::default()
+    };
+    mount::set_root_attributes(Depth::Tree, private).unwrap();
+    let rig = Rig::new();
+    let nested = rig.path().join("source/nested");
+    std::fs::create_dir_all(&nested).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", &nested, "tmpfs", flags, c"").unwrap();
+    let script = "for dir in all top none; do for place in . nested; do \
+        touch /$dir/$place/x 2>/dev/null && echo $dir $place; done; done; touch /flat/nested/x && echo flat";
+    let (_, out, _) = rig.run_with(script, |bundle| {
+        let mounts = bundle["spec"]["mounts"].as_array_mut().unwrap();
+        let cases: [(&str, &[&str]); 4] =
+            [("all", &["rbind", "ro", "rro"]), ("top", &["rbind", "ro"]), ("none", &["rbind"]), ("flat", &["bind"])];
+        for (name, options) in cases {
+            let source = rig.path().join("source");
+            mounts.push(json!({"destination": format!("/{name}"), "type": "bind", "source": source, "options": options}));
+        }
+    });
+    assert_eq!(out, "top nested\nnone .\nnone nested\nflat\n");
+    assert!(rig.path().join("source/nested/x").exists());
+    rustix::mount::unmount(&nested, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(
+        rig.path().join("source/nested/x").exists(),
+        "a plain bind shows what is below the mount"
+    );
+}
+
+#[test]
+fn privileged_a_filter_that_denies_all_still_gives_a_reason() {
+    if !is_privileged() {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let rig = Rig::new();
+    let program = rig.image().join("bin/broken");
+    std::fs::write(&program, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let plain = rig.fails(|bundle| bundle["spec"]["process"]["args"] = json!(["broken"]));
+    assert_eq!(
+        (plain.kind, plain.message.as_str()),
+        (
+            FailureKind::CommandNotFound,
+            "exec /bin/broken: no such file or directory"
+        )
+    );
+    let strict = rig.fails(|bundle| {
+        bundle["spec"]["process"]["args"] = json!(["broken"]);
+        bundle["spec"]["process"]["noNewPrivileges"] = json!(true);
+        bundle["spec"]["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+            "syscalls": [{"names": ["execve", "exit", "exit_group"], "action": "SCMP_ACT_ALLOW"}],
+        });
+    });
+    assert_eq!(
+        (strict.kind, strict.errno),
+        (FailureKind::CommandNotFound, libc::ENOENT),
+        "{strict}"
+    );
 }

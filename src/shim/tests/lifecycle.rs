@@ -110,7 +110,7 @@ fn privileged_missing_commands_have_their_codes_and_texts() {
         return;
     }
     let rig = Rig::new();
-    let mut fails = |args: Value| rig.fails(|bundle| bundle["spec"]["process"]["args"] = args);
+    let fails = |args: Value| rig.fails(|bundle| bundle["spec"]["process"]["args"] = args);
     let failure = fails(json!(["foo"]));
     assert_eq!(failure.kind, FailureKind::CommandNotFound);
     assert_eq!(
@@ -470,13 +470,10 @@ fn privileged_a_dead_engine_is_started_again() {
     }
     let rig = Rig::new();
     let marker = rig.path().join("started");
-    // Nothing can be made of a test binary but a run of one test: this one proves that it ran.
+    // All that can be executed here is a test of this binary; a further filter names the marker.
     let mut running = rig.spawn("echo up; sleep 1000", |bundle| {
-        bundle["engine_command"] = json!([
-            "--exact",
-            "shim::tests::lifecycle::respawned_engine",
-            "--ignored"
-        ]);
+        let test = "shim::tests::lifecycle::respawned_engine";
+        bundle["engine_command"] = json!(["--ignored", "--exact", test, marker]);
         bundle["engine_lock"] = json!(rig.path().join("lock"));
     });
     running.started();
@@ -488,17 +485,64 @@ fn privileged_a_dead_engine_is_started_again() {
         "an engine was started beside a living one"
     );
     drop(lock);
-    let children = || {
-        std::fs::read_to_string("/proc/locks").is_ok() && rig.path().join("lock.respawn").exists()
-    };
-    eventually("no shim took its turn", children);
+    eventually("no engine was started", || marker.exists());
+    let told = std::fs::read_to_string(&marker).unwrap();
+    let (parent, fds) = told.split_once('\n').unwrap();
+    assert_ne!(
+        parent,
+        running.shim_pid().to_string(),
+        "the engine is the shim's child"
+    );
+    assert_eq!(fds.matches("/dev/null").count(), 3, "{fds}");
+    assert!(
+        !fds.contains("socket") && !fds.contains("pipe") && !fds.contains("/log"),
+        "{fds}"
+    );
     running.reconnect();
+    running.done(Call::Goodbye);
     running.done(Call::Signal {
         signal: libc::SIGKILL,
         all: true,
     });
     running.exited();
     running.release();
+}
+
+/// The engine of the test above.
+#[test]
+#[ignore = "run by a shim"]
+fn respawned_engine() {
+    let Some(marker) =
+        std::env::args().find(|arg| arg.starts_with('/') && arg.ends_with("/started"))
+    else {
+        return;
+    };
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let parent = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    let fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            Some(
+                std::fs::read_link(entry.path())
+                    .ok()?
+                    .to_string_lossy()
+                    .into_owned(),
+            )
+        })
+        .collect();
+    crate::sys::atomic_file::write(
+        marker.as_ref(),
+        format!("{parent}\n{}", fds.join(" ")).as_bytes(),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -559,4 +603,103 @@ fn privileged_an_idle_shim_is_small() {
     });
     running.exited();
     running.release();
+}
+
+#[test]
+fn privileged_a_shim_that_is_told_to_end_stops_its_container() {
+    if !is_privileged() {
+        return;
+    }
+    let rig = Rig::new();
+    let mut running = rig.spawn(
+        "trap 'exit 3' INT; echo up; while :; do sleep 0.05; done",
+        |bundle| {
+            bundle["stop_signal"] = json!(libc::SIGINT);
+        },
+    );
+    running.started();
+    running.expect_output("up");
+    crate::sys::signal::kill(running.shim_pid(), libc::SIGTERM).unwrap();
+    assert_eq!(running.exited().code, 3);
+    running.release();
+}
+
+#[test]
+fn privileged_propagation_is_what_was_asked_for() {
+    if !is_privileged() {
+        return;
+    }
+    use crate::sys::mount::{self, Change, Depth, Propagation};
+    // The spawner forks from this thread, so this namespace is "the host's" for its containers.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS)
+        .unwrap();
+    let change = |propagation| Change {
+        propagation: Some(propagation),
+        ..Change::default()
+    };
+    mount::set_root_attributes(Depth::Tree, change(Propagation::Private)).unwrap();
+    let rig = Rig::new();
+    let shared = rig.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let tmpfs = |place: &std::path::Path| {
+        rustix::mount::mount(
+            "tmpfs",
+            place,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            c"",
+        )
+        .unwrap();
+    };
+    tmpfs(&shared);
+    let flags = rustix::fs::OFlags::PATH;
+    let fd = rustix::fs::open(&shared, flags, rustix::fs::Mode::empty()).unwrap();
+    mount::set_attributes(&fd, Depth::Single, change(Propagation::Shared)).unwrap();
+    std::fs::create_dir(shared.join("outside")).unwrap();
+    std::fs::create_dir(shared.join("inside")).unwrap();
+    let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let before = mounts();
+    let script = "mount -t tmpfs none /private/inside; mount -t tmpfs none /slave/inside; \
+        echo up; while [ ! -e /slave/outside/seen ]; do sleep 0.05; done; ls /private/outside /slave/outside";
+    let mut running = rig.spawn(script, |bundle| {
+        for kind in ["bounding", "effective", "permitted"] {
+            bundle["spec"]["process"]["capabilities"][kind].as_array_mut().unwrap().push(json!("CAP_SYS_ADMIN"));
+        }
+        bundle["default_seccomp"] = json!(false);
+        for (name, option) in [("/private", "rprivate"), ("/slave", "rslave"), ("/shared", "rshared")] {
+            bundle["spec"]["mounts"].as_array_mut().unwrap().push(
+                json!({"destination": name, "type": "bind", "source": shared, "options": ["rbind", option]}),
+            );
+        }
+    });
+    running.started();
+    running.expect_output("up");
+    assert_eq!(mounts(), before, "a mount came out of the container");
+    tmpfs(&shared.join("outside"));
+    std::fs::write(shared.join("outside/seen"), "").unwrap();
+    assert_eq!(running.exited().code, 0);
+    let (out, err) = running.output();
+    assert_eq!(
+        out, "up\n/private/outside:\n\n/slave/outside:\nseen\n",
+        "{err}"
+    );
+    running.release();
+
+    let mut running = rig.spawn("mount -t tmpfs none /shared/inside; echo $?", |bundle| {
+        for kind in ["bounding", "effective", "permitted"] {
+            bundle["spec"]["process"]["capabilities"][kind].as_array_mut().unwrap().push(json!("CAP_SYS_ADMIN"));
+        }
+        bundle["default_seccomp"] = json!(false);
+        bundle["spec"]["mounts"].as_array_mut().unwrap().push(
+            json!({"destination": "/shared", "type": "bind", "source": shared, "options": ["rbind", "rshared"]}),
+        );
+    });
+    running.exited();
+    assert_eq!(running.output().0, "0\n");
+    assert!(
+        mounts().contains("/shared/inside"),
+        "rshared does not share"
+    );
+    running.release();
+    rustix::mount::unmount(&shared, rustix::mount::UnmountFlags::DETACH).unwrap();
 }

@@ -5,3 +5,5 @@ mod harness;
 mod hostile;
 
 mod lifecycle;
+
+mod pressure;

@@ -31,7 +31,7 @@ use super::files::HostResolver;
 use super::netns::{Netns, RESOLVER, ResolverSockets};
 use crate::sys::cgroup_bpf::PortRedirect;
 use crate::sys::netns;
-use crate::sys::nft::{Base, Batch, ChainKind, Expression, Hook, Meta, Nft};
+use crate::sys::nft::{Base, Batch, ChainKind, Expression, Hook, Meta, Nft, Verdict};
 pub use answer::Outside;
 pub use forward::Upstream;
 pub use server::Route;
@@ -39,7 +39,7 @@ pub use zone::{Names, Zone};
 
 const PORT: u16 = 53;
 /// Questions to the outside that may be under way in all.
-const MAX_FORWARDS: usize = 1024;
+const MAX_FORWARDS: usize = 512;
 
 /// What all servers share.
 pub struct Shared {
@@ -305,7 +305,13 @@ fn install_table(port: u16) -> io::Result<()> {
     batch.add_table(0);
     batch.delete_table();
     batch.add_table(0);
-    batch.add_base_chain("output", ChainKind::Nat, Hook::Output, -100);
+    batch.add_base_chain(
+        "output",
+        ChainKind::Nat,
+        Hook::Output,
+        -100,
+        Verdict::Accept,
+    );
     for protocol in [6, 17] {
         batch.add_rule(
             "output",

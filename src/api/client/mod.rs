@@ -3,14 +3,14 @@
 //! Meant for one command: a current-thread runtime, one connection that is used again for each call
 //! and handed over to the call that streams. Never retries and never starts an engine.
 
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+mod session;
+mod streams;
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{SinkExt, Stream, StreamExt};
-use http_body_util::{BodyExt, BodyStream, Full};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
@@ -18,25 +18,20 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::codec::{Decoder, FramedRead, FramedWrite};
-use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use session::{ExecEvent, ExecInput, ExecOutput};
+pub use streams::{Logs, Reports};
 
 use super::wire::exec::ExecConfig;
-use super::wire::frame::{
-    ExecCodec, ExecFrame, FrameError, LogCodec, LogFrame, STDIN_WINDOW_BYTES,
-};
+use super::wire::frame::FrameError;
 use super::wire::{EngineStatus, ErrorBody, LogsQuery, ProjectRequest, Verb, docker};
 use crate::compose::{Project, ProjectName};
 use crate::plan::ObservedContainer;
-use crate::reconcile::{BackendError, FailureKind, Report};
+use crate::reconcile::{BackendError, FailureKind};
 
 /// An answer that is not a stream is no longer than this, in bytes.
 const ANSWER_BYTES: usize = 64 << 20;
-/// One report is no longer than this, in bytes.
-const REPORT_BYTES: usize = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -248,13 +243,7 @@ impl Client {
         .map_err(|source| ClientError::Encode { call, source })?;
         let path = format!("/wharf/v1/projects/{name}/{call}");
         let (response, _) = self.send(call, Method::POST, &path, body, false).await?;
-        Ok(Reports {
-            call,
-            body: BodyStream::new(response.into_body()),
-            buffer: BytesMut::new(),
-            searched: 0,
-            is_over: false,
-        })
+        Ok(Reports::new(call, response.into_body()))
     }
 
     /// Gives up the command that runs on a project, whoever began it. True if there was one.
@@ -289,10 +278,7 @@ impl Client {
         let (response, _) = self
             .send(call, Method::GET, &path, Bytes::new(), false)
             .await?;
-        Ok(Logs {
-            body: BodyStream::new(response.into_body()),
-            buffer: BytesMut::new(),
-        })
+        Ok(Logs::new(response.into_body()))
     }
 
     /// Starts a process without staying connected to it.
@@ -337,24 +323,7 @@ impl Client {
         let connection = hyper::upgrade::on(response)
             .await
             .map_err(|source| ClientError::Transport { call, source })?;
-        let (reader, writer) = tokio::io::split(TokioIo::new(connection));
-        let window = Arc::new(Semaphore::new(STDIN_WINDOW_BYTES));
-        let (frames, receiver) = mpsc::channel(16);
-        let ended = CancellationToken::new();
-        let frames_written = write_frames(writer, receiver);
-        tokio::spawn(ended.clone().run_until_cancelled_owned(frames_written));
-        Ok((
-            ExecInput {
-                frames,
-                window: window.clone(),
-            },
-            ExecOutput {
-                call,
-                frames: FramedRead::new(reader, ExecCodec),
-                window,
-                _connection: ended.drop_guard(),
-            },
-        ))
+        Ok(session::open(call, TokioIo::new(connection)))
     }
 }
 
@@ -419,186 +388,4 @@ async fn collect(call: &'static str, mut body: Incoming) -> Result<Bytes, Client
         }
     }
     Ok(whole.freeze())
-}
-
-/// The reports of a running command, as they come.
-pub struct Reports {
-    call: &'static str,
-    body: BodyStream<Incoming>,
-    buffer: BytesMut,
-    /// Bytes of the buffer that are known to hold no line end.
-    searched: usize,
-    is_over: bool,
-}
-
-impl Reports {
-    /// The next report; `None` after the last. Cancel safe.
-    pub async fn next(&mut self) -> Option<Result<Report, ClientError>> {
-        if self.is_over {
-            return None;
-        }
-        let next = self.read().await;
-        self.is_over = matches!(
-            next,
-            Err(_) | Ok(Report::Done { .. } | Report::Failed { .. })
-        );
-        Some(next)
-    }
-
-    async fn read(&mut self) -> Result<Report, ClientError> {
-        let call = self.call;
-        loop {
-            let unsearched = &self.buffer[self.searched..];
-            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + end);
-                self.buffer.advance(1);
-                self.searched = 0;
-                return serde_json::from_slice(&line)
-                    .map_err(|source| ClientError::Decode { call, source });
-            }
-            self.searched = self.buffer.len();
-            if self.searched > REPORT_BYTES {
-                return Err(ClientError::TooLong { call });
-            }
-            match self.body.next().await {
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
-                    }
-                }
-                Some(Err(source)) => return Err(ClientError::Transport { call, source }),
-                // A command that has ended says so; silence is an engine that died.
-                None => return Err(ClientError::Gone { call }),
-            }
-        }
-    }
-}
-
-/// Log frames, as they come.
-pub struct Logs {
-    body: BodyStream<Incoming>,
-    buffer: BytesMut,
-}
-
-impl Stream for Logs {
-    type Item = Result<LogFrame, ClientError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let call = "logs";
-        loop {
-            match LogCodec.decode(&mut self.buffer) {
-                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
-                Ok(None) => (),
-                Err(source) => return Poll::Ready(Some(Err(ClientError::Frame { call, source }))),
-            }
-            match std::task::ready!(Pin::new(&mut self.body).poll_next(cx)) {
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
-                    }
-                }
-                Some(Err(source)) => {
-                    return Poll::Ready(Some(Err(ClientError::Transport { call, source })));
-                }
-                None => return Poll::Ready(None),
-            }
-        }
-    }
-}
-
-type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
-
-/// One writer for all frames: a frame is written whole, whoever sends it.
-async fn write_frames(writer: WriteHalf<Upgraded>, mut frames: mpsc::Receiver<ExecFrame>) {
-    let mut writer = FramedWrite::new(writer, ExecCodec);
-    while let Some(frame) = frames.recv().await {
-        if writer.send(frame).await.is_err() {
-            // The reading side tells why.
-            return;
-        }
-    }
-    // Held open until the output is dropped: closing it would say that the client has gone, and output may still come.
-    std::future::pending::<()>().await;
-}
-
-/// The sending side of a session. Sending to a session that has ended does nothing.
-#[derive(Clone)]
-pub struct ExecInput {
-    frames: mpsc::Sender<ExecFrame>,
-    window: Arc<Semaphore>,
-}
-
-impl ExecInput {
-    /// Waits while the process does not take its stdin.
-    pub async fn stdin(&self, mut bytes: Bytes) {
-        while !bytes.is_empty() {
-            let n = bytes.len().min(STDIN_WINDOW_BYTES / 2);
-            let Ok(permits) = self.window.acquire_many(n as u32).await else {
-                return;
-            };
-            // Given back by `StdinTaken`.
-            permits.forget();
-            self.send(ExecFrame::Stdin(bytes.split_to(n))).await;
-        }
-    }
-
-    pub async fn stdin_eof(&self) {
-        self.send(ExecFrame::StdinEof).await;
-    }
-
-    /// `(columns, rows)`.
-    pub async fn resize(&self, (columns, rows): (u16, u16)) {
-        self.send(ExecFrame::Resize(columns, rows)).await;
-    }
-
-    pub async fn signal(&self, signal: &str) {
-        self.send(ExecFrame::Signal(signal.to_owned())).await;
-    }
-
-    async fn send(&self, frame: ExecFrame) {
-        _ = self.frames.send(frame).await;
-    }
-}
-
-/// The receiving side of a session.
-pub struct ExecOutput {
-    call: &'static str,
-    frames: FramedRead<ReadHalf<Upgraded>, ExecCodec>,
-    window: Arc<Semaphore>,
-    /// Dropped with the output: closes the other half, too.
-    _connection: DropGuard,
-}
-
-/// What comes out of a session; `Exited` is the last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExecEvent {
-    Stdout(Bytes),
-    Stderr(Bytes),
-    Exited(i32),
-}
-
-impl ExecOutput {
-    /// Cancel safe.
-    ///
-    /// # Errors
-    /// [`ClientError::Gone`] when the engine ends before the process does.
-    pub async fn next(&mut self) -> Result<ExecEvent, ClientError> {
-        let call = self.call;
-        loop {
-            let frame = match self.frames.next().await {
-                Some(Ok(frame)) => frame,
-                Some(Err(source)) => return Err(ClientError::Frame { call, source }),
-                None => return Err(ClientError::Gone { call }),
-            };
-            match frame {
-                ExecFrame::Stdout(bytes) => return Ok(ExecEvent::Stdout(bytes)),
-                ExecFrame::Stderr(bytes) => return Ok(ExecEvent::Stderr(bytes)),
-                ExecFrame::Exited(code) => return Ok(ExecEvent::Exited(code)),
-                ExecFrame::Failed(error) => return Err(ClientError::Engine(error)),
-                ExecFrame::StdinTaken(n) => self.window.add_permits(n as usize),
-                // An engine newer than this client may say more.
-                _ => (),
-            }
-        }
-    }
 }

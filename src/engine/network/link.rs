@@ -1,0 +1,384 @@
+//! A container's links: planned from the records, made in one request each, configured from inside.
+//!
+//! The host's end is named after container and network, so that it is found again whatever other
+//! networks the container joins or leaves. Knows nothing of names, ports or rules.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use ipnet::IpNet;
+
+use super::attach::Attach;
+use super::bridge;
+use super::error::NetworkError;
+use super::netns::Netns;
+use super::record::Family;
+use super::state::State;
+use crate::plan::EndpointConfig;
+use crate::sys::netlink::Refusal;
+use crate::sys::route::{Changes, Link, LinkLocal, Mac, Port, Route, Veth};
+
+/// Of an interface name, without the terminating zero.
+const MAX_NAME_BYTES: usize = 15;
+
+/// One link to make, with everything looked up.
+pub struct LinkPlan {
+    host_names: [String; 4],
+    host_mac: Mac,
+    /// Inside the container.
+    name: String,
+    /// Whether the user chose it.
+    is_name_fixed: bool,
+    mac: Mac,
+    /// Bytes.
+    mtu: u32,
+    bridge: String,
+    addresses: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+    has_v6: bool,
+    port: Port,
+}
+
+/// Every link of a container, in the order of its endpoints.
+pub fn plan(
+    tag: &str,
+    state: &State,
+    container: &Attach<'_>,
+) -> Result<Vec<LinkPlan>, NetworkError> {
+    let record = state
+        .endpoints
+        .get(container.id)
+        .ok_or_else(|| NetworkError::NotFound(container.name.to_owned()))?;
+    let mut used: Vec<String> = Vec::new();
+    for endpoint in container.endpoints {
+        let Some(name) = &endpoint.interface_name else {
+            continue;
+        };
+        if name.is_empty()
+            || name.len() > MAX_NAME_BYTES
+            || name == "lo"
+            || name.contains(['/', ':', ' '])
+        {
+            return Err(NetworkError::Endpoint {
+                container: container.name.to_owned(),
+                what: "interface_name",
+                value: name.clone(),
+            });
+        }
+        if used.contains(name) {
+            return Err(NetworkError::InterfaceTwice {
+                container: container.name.to_owned(),
+                interface: name.clone(),
+            });
+        }
+        used.push(name.clone());
+    }
+    let is_gateway = |endpoint: &EndpointConfig, family: Family| {
+        state
+            .gateway_endpoint(container.endpoints, family)
+            .is_some_and(|(chosen, _)| std::ptr::eq(chosen, endpoint))
+    };
+    let is_filtered = !container.ports.is_empty() && bridge::is_filtered();
+    let mut links = Vec::new();
+    let mut n_automatic = 0;
+    for (endpoint, lease) in container.endpoints.iter().zip(&record.leases) {
+        let network = state
+            .networks
+            .get(&lease.network)
+            .ok_or_else(|| NetworkError::NotFound(lease.network.clone()))?;
+        let name = match &endpoint.interface_name {
+            Some(name) => name.clone(),
+            None => loop {
+                let name = format!("eth{n_automatic}");
+                n_automatic += 1;
+                if !used.contains(&name) {
+                    break name;
+                }
+            },
+        };
+        let mut addresses = Vec::new();
+        let mut gateways = Vec::new();
+        for family in Family::BOTH {
+            let (Some(address), Some(pool)) = (lease.address(family), network.pool(family)) else {
+                continue;
+            };
+            addresses.extend(IpNet::new(address, pool.subnet.prefix_len()));
+            if is_gateway(endpoint, family) {
+                gateways.push(pool.gateway);
+            }
+        }
+        let host_names = bridge::port_names(tag, container.id, &lease.network);
+        links.push(LinkPlan {
+            host_mac: bridge::mac(&host_names[0]),
+            host_names,
+            is_name_fixed: endpoint.interface_name.is_some(),
+            name,
+            mac: lease.mac,
+            mtu: network.mtu,
+            bridge: network.bridge.clone(),
+            has_v6: lease.ipv6.is_some(),
+            port: Port {
+                // A published port called from its own container comes back by the same port
+                // if the translation happens in the bridge. Not set otherwise: it reflects
+                // multicast to its sender, which upsets IPv6.
+                reflects: is_filtered,
+                is_isolated: bridge::is_isolating(network),
+            },
+            addresses,
+            gateways,
+        });
+    }
+    Ok(links)
+}
+
+fn link_error(action: &'static str, name: &str) -> impl FnOnce(Refusal) -> NetworkError + use<> {
+    let object = format!("link {name}");
+    move |source| NetworkError::Link {
+        action,
+        object,
+        source,
+    }
+}
+
+/// Makes the link in one request: both ends named, in their places, enslaved. Gives the name of the
+/// host's end.
+pub fn make(
+    route: &mut Route,
+    netns: &Netns,
+    link: &LinkPlan,
+    container: &str,
+) -> Result<String, NetworkError> {
+    let master = route
+        .link(&link.bridge)
+        .map_err(link_error("find", &link.bridge))?
+        .ok_or_else(|| NetworkError::NotFound(link.bridge.clone()))?
+        .index;
+    for host_name in &link.host_names {
+        let mut changes = Changes::default();
+        changes.add_veth(&Veth {
+            name: host_name,
+            mac: link.host_mac,
+            peer_name: &link.name,
+            peer_mac: link.mac,
+            mtu: link.mtu,
+            master,
+            peer_netns: netns.as_fd(),
+        });
+        match route.apply(changes) {
+            Err(refusal) if refusal.raw_os_error() == libc::EEXIST => {
+                // Either name may be the one that exists; only another name for this end helps.
+                if has_link(netns, &link.name)? {
+                    return Err(link_error("create", &link.name)(refusal));
+                }
+            }
+            Err(refusal) => return Err(link_error("create", host_name)(refusal)),
+            Ok(()) => {
+                // Only now: a dead link of that name would be woken up.
+                let mut changes = Changes::default();
+                changes.bring_up_port(host_name, container);
+                if link.port != Port::default() {
+                    changes.set_port(host_name, link.port);
+                }
+                return route
+                    .apply(changes)
+                    .map(|()| host_name.clone())
+                    .map_err(link_error("bring up", host_name));
+            }
+        }
+    }
+    // Every name is taken by a link that somebody keeps: the oldest gives way.
+    let [oldest, ..] = &link.host_names;
+    for index in indexes(route, std::slice::from_ref(oldest))? {
+        delete(route, index)?;
+    }
+    make(route, netns, link, container)
+}
+
+fn has_link(netns: &Netns, name: &str) -> Result<bool, NetworkError> {
+    netns
+        .with_route(|route| route.link(name))
+        .map(|found| found.is_some())
+        .map_err(link_error("find", name))
+}
+
+/// The newest of the links that the host's end may be.
+fn find(route: &mut Route, link: &LinkPlan) -> Result<Option<Link>, NetworkError> {
+    let mut newest: Option<Link> = None;
+    for name in &link.host_names {
+        let found = route.link(name).map_err(link_error("find", name))?;
+        if let Some(found) = found
+            && newest
+                .as_ref()
+                .is_none_or(|known| known.index < found.index)
+        {
+            newest = Some(found);
+        }
+    }
+    Ok(newest)
+}
+
+/// Makes a running container's links be these: those that exist are put back on their bridges,
+/// those that are missing are made. The default route follows.
+pub fn converge(
+    route: &mut Route,
+    netns: &Netns,
+    links: Vec<LinkPlan>,
+    container: &str,
+) -> Result<(), NetworkError> {
+    let mut inside: Vec<String> = netns
+        .with_route(Route::links)
+        .map_err(link_error("list", "of a container"))?
+        .into_iter()
+        .map(|link| link.name)
+        .collect();
+    for mut link in links {
+        if let Some(found) = find(route, &link)? {
+            restore_port(route, &link, &found, container)?;
+            route_by(netns, &link, &found)?;
+            continue;
+        }
+        let mut number = 0;
+        while !link.is_name_fixed && inside.contains(&link.name) {
+            link.name = format!("eth{number}");
+            number += 1;
+        }
+        let host_name = make(route, netns, &link, container)?;
+        configure(netns, &link)?;
+        settle(route, netns, &link, &host_name)?;
+        inside.push(link.name);
+    }
+    Ok(())
+}
+
+/// Sets the default routes that lead by a link that exists.
+fn route_by(netns: &Netns, link: &LinkPlan, host_end: &Link) -> Result<(), NetworkError> {
+    let (Some(index), false) = (host_end.peer, link.gateways.is_empty()) else {
+        return Ok(());
+    };
+    let mut changes = Changes::default();
+    for gateway in &link.gateways {
+        changes.add_default_route(index, *gateway);
+    }
+    netns
+        .with_route(|route| route.apply(changes))
+        .map_err(link_error("route by", &link.name))
+}
+
+/// Puts an existing host end back on its bridge.
+fn restore_port(
+    route: &mut Route,
+    link: &LinkPlan,
+    found: &Link,
+    container: &str,
+) -> Result<(), NetworkError> {
+    let master = route
+        .link(&link.bridge)
+        .map_err(link_error("find", &link.bridge))?
+        .ok_or_else(|| NetworkError::NotFound(link.bridge.clone()))?
+        .index;
+    if found.master == Some(master) && found.is_up {
+        return Ok(());
+    }
+    let mut changes = Changes::default();
+    changes.enslave(&found.name, master, container);
+    changes.set_port(&found.name, link.port);
+    route
+        .apply(changes)
+        .map_err(link_error("restore", &found.name))
+}
+
+/// Inside the container.
+pub fn configure(netns: &Netns, link: &LinkPlan) -> Result<(), NetworkError> {
+    netns.with_route(|route| {
+        let index = inner_index(route, link)?;
+        let mut changes = Changes::default();
+        for address in &link.addresses {
+            changes.add_address(index, *address);
+        }
+        let link_local = if link.has_v6 {
+            LinkLocal::On
+        } else {
+            LinkLocal::Off
+        };
+        changes.set_up(index, link_local);
+        for gateway in &link.gateways {
+            changes.add_default_route(index, *gateway);
+        }
+        route
+            .apply(changes)
+            .map_err(link_error("configure", &link.name))
+    })
+}
+
+/// Sees to it that frames pass when this returns, and that neighbours know who has the address now.
+///
+/// Both ends are up, but the kernel acts on that in the background: the bridge opens the port, and
+/// each end its queue, up to seconds later on a busy machine, and a first packet lost by then costs
+/// its sender a second. Asking for a link makes the kernel act at once.
+pub fn settle(
+    route: &mut Route,
+    netns: &Netns,
+    link: &LinkPlan,
+    host_name: &str,
+) -> Result<(), NetworkError> {
+    route
+        .link(host_name)
+        .map_err(link_error("find", host_name))?;
+    netns.with_route(|route| {
+        let index = inner_index(route, link)?;
+        let mut changes = Changes::default();
+        changes.announce(index, link.mac);
+        route
+            .apply(changes)
+            .map_err(link_error("announce", &link.name))
+    })
+}
+
+fn inner_index(route: &mut Route, link: &LinkPlan) -> Result<u32, NetworkError> {
+    let found = route
+        .link(&link.name)
+        .map_err(link_error("find", &link.name))?;
+    found
+        .map(|found| found.index)
+        .ok_or_else(|| NetworkError::NotFound(link.name.clone()))
+}
+
+pub fn delete(route: &mut Route, index: u32) -> Result<(), NetworkError> {
+    let mut changes = Changes::default();
+    changes.delete_link_by_index(index);
+    match route.apply(changes) {
+        // Gone with its namespace.
+        Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(()),
+        outcome => outcome.map_err(link_error("delete", &format!("number {index}"))),
+    }
+}
+
+/// Takes those of the links that exist out of service, so that a namespace that is slow to die does
+/// not answer for an address that its container has again; gives their indexes.
+pub fn silence(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError> {
+    let found = indexes(route, names)?;
+    for index in &found {
+        let mut changes = Changes::default();
+        changes.disable_port(*index);
+        match route.apply(changes) {
+            // Gone meanwhile, or off its bridge.
+            Err(refusal)
+                if matches!(
+                    refusal.raw_os_error(),
+                    libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP
+                ) => {}
+            outcome => outcome.map_err(link_error("silence", &format!("number {index}")))?,
+        }
+    }
+    Ok(found)
+}
+
+/// Those of the links that exist.
+pub fn indexes(route: &mut Route, names: &[String]) -> Result<Vec<u32>, NetworkError> {
+    let mut found = Vec::new();
+    for name in names {
+        let link = route.link(name).map_err(link_error("find", name))?;
+        found.extend(link.map(|link| link.index));
+    }
+    Ok(found)
+}
