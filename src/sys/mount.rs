@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 
 pub use rustix::mount::MountAttrFlags as Attr;
@@ -164,7 +165,8 @@ impl Context {
     }
 
     /// # Errors
-    /// `EINVAL` where the option takes no descriptor (overlay before Linux 6.13).
+    /// `EINVAL` where the option takes no descriptor (overlay before Linux 6.13), `EOPNOTSUPP` where
+    /// no option does (overlay before 6.5).
     pub fn set_fd(&self, key: &str, value: impl AsFd) -> io::Result<()> {
         Ok(rustix::mount::fsconfig_set_fd(&self.fd, key, value)?)
     }
@@ -195,13 +197,9 @@ impl Context {
 ///
 /// # Errors
 /// Of `mount(2)`.
-pub fn mount_overlay(target: &Path, options: &CStr) -> io::Result<()> {
+pub fn mount_overlay(target: &Path, flags: MountFlags, options: &CStr) -> io::Result<()> {
     Ok(rustix::mount::mount(
-        "overlay",
-        target,
-        "overlay",
-        rustix::mount::MountFlags::empty(),
-        options,
+        "overlay", target, "overlay", flags, options,
     )?)
 }
 
