@@ -169,10 +169,10 @@ fn an_unknown_service_is_named(env: &TestEnv) {
 fn an_unset_required_variable_shows_its_message(env: &TestEnv) {
     let project = env.project(
         "variable",
-        "services:\n  s:\n    image: ${IMAGE_NAME:?name an image}\n",
+        "services:\n  s:\n    image: ${NAME_IT:?name an image}\n",
     );
     let run = project.wharf(&["up", "-d"]).fails_saying(&[
-        "IMAGE_NAME",
+        "NAME_IT",
         "name an image",
         "compose.yaml:3:",
     ]);

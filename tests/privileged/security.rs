@@ -365,7 +365,7 @@ services:
     command.args([
         "-c",
         &format!(
-            "trap '' HUP PIPE USR1; umask 077; ulimit -c 0; ulimit -n 300; {}",
+            "trap '' HUP PIPE USR1; umask 077; ulimit -c 0; ulimit -Sn 300; {}",
             line.join(" ")
         ),
     ]);
