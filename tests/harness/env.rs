@@ -157,7 +157,9 @@ impl TestEnv {
 
     /// The pid of this world's engine, when one runs.
     pub fn engine_pid(&self) -> Option<i32> {
-        pids_in_role(|name| !name.starts_with("wharf-")).first().copied()
+        pids_in_role(|name| !name.starts_with("wharf-"))
+            .first()
+            .copied()
     }
 
     /// The pids of this world's engines. More than one is a bug, but a short one while a second
@@ -174,7 +176,9 @@ impl TestEnv {
     /// Waits until no container has a process beside it.
     #[track_caller]
     pub fn expect_no_shims(&self) {
-        wait::wait_for("all shims to end", || self.shim_pids().is_empty().then_some(()));
+        wait::wait_for("all shims to end", || {
+            self.shim_pids().is_empty().then_some(())
+        });
     }
 
     /// Ends the projects and the engine, then reports what is left in the kernel and on disk.
