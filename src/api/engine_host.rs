@@ -4,7 +4,6 @@
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,17 +13,17 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::wire::EngineStatus;
 use super::wire::exec::ExecConfig;
 use super::wire::frame::OutputStream;
-use super::wire::{EngineStatus, Verb};
 use super::{Host, LogLine, LogQuery, LogStream, Session, SessionControl, SessionOutput};
-use crate::compose::{Project, ProjectName};
+use crate::compose::ProjectName;
 use crate::engine::container::{
     self, ExecSession, ExecSignaller, ExecStdio, Terminal, parse_signal,
 };
 use crate::engine::{Engine, EngineError};
-use crate::plan::{self, ObservedContainer, Phase, labels};
-use crate::reconcile::{self, Backend, BackendError, Report};
+use crate::plan::{ObservedContainer, Phase, labels};
+use crate::reconcile::BackendError;
 
 /// Bytes read from a process at once.
 const CHUNK: usize = 32 * 1024;
@@ -32,37 +31,6 @@ const CHUNK: usize = 32 * 1024;
 const BACKLOG: usize = 16;
 
 impl Host for Engine {
-    async fn reconcile(
-        self: Arc<Self>,
-        name: ProjectName,
-        desired: Option<Project>,
-        verb: Verb,
-        reports: mpsc::UnboundedSender<Report>,
-    ) {
-        let project = match desired {
-            Some(project) => project,
-            // No file at hand: the labels of what exists tell enough for everything but `up`.
-            None => match self.observe(&name).await {
-                Ok(observed) => plan::project_from_labels(&name, &observed),
-                Err(error) => {
-                    let kept = Vec::new();
-                    // A client that went away needs no answer.
-                    let _ = reports.send(Report::Failed { error, kept });
-                    return;
-                }
-            },
-        };
-        // Each of these sends its own last report, `Done` or `Failed`, so the result adds nothing.
-        let _ = match verb {
-            Verb::Up(options) => reconcile::up(self, &project, &options, reports).await,
-            Verb::Down(options) => reconcile::down(self, &project, &options, reports).await,
-            Verb::Stop(options) => reconcile::stop(self, &project, &options, reports).await,
-            Verb::Start(options) => reconcile::start(self, &project, &options, reports).await,
-            Verb::Restart(options) => reconcile::restart(self, &project, &options, reports).await,
-            Verb::Kill(options) => reconcile::kill(self, &project, &options, reports).await,
-        };
-    }
-
     async fn list(
         &self,
         project: Option<&ProjectName>,

@@ -221,12 +221,3 @@ fn logs(context: &Context, tail: usize) -> Result<(), Failure> {
     }
     Ok(())
 }
-
-/// The engine of a build that has none: says so, to whoever waits.
-pub fn no_engine(boot: Boot) -> std::process::ExitCode {
-    let reason = "this build has no engine\n";
-    if let Some(ready) = boot.ready {
-        _ = rustix::io::write(ready, reason.as_bytes());
-    }
-    std::process::ExitCode::FAILURE
-}

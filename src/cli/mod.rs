@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use engine::{Boot, no_engine};
+pub use engine::Boot;
 use globals::{Context, Globals};
 use output::{Ansi, Failure, Output};
 

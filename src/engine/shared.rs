@@ -69,7 +69,7 @@ impl Shared {
             networks,
             spawner,
             names: Names::default(),
-            log_watch: LogWatch::new(),
+            log_watch: LogWatch::default(),
             changes: broadcast::channel(CHANGE_BACKLOG).0,
             views: Mutex::default(),
             cgroups,

@@ -161,6 +161,15 @@ pub enum SpecError {
     CgroupPath(PathBuf),
 }
 
+/// A specification, and what of the container it cannot say.
+#[derive(Debug, Clone)]
+pub struct Specified {
+    pub spec: Spec,
+    /// Without a `linux.seccomp` there: whether the container has the filter that the spawner holds
+    /// compiled, or none.
+    pub default_seccomp: bool,
+}
+
 /// The specification of the container.
 ///
 /// The user stays 0:0 here: names are resolved by the shim, inside the container's own root
@@ -168,7 +177,7 @@ pub enum SpecError {
 ///
 /// # Errors
 /// [`SpecError`].
-pub fn spec(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
+pub fn spec(input: &SpecInput<'_>) -> Result<Specified, SpecError> {
     let config = input.config;
     let security = security::Security::new(input)?;
     let mut linux = Linux::default();
@@ -206,7 +215,10 @@ pub fn spec(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         .set_domainname(config.domainname.clone().filter(|_| owns_uts))
         .set_annotations((!annotations.is_empty()).then_some(annotations))
         .set_linux(Some(linux));
-    Ok(spec)
+    Ok(Specified {
+        spec,
+        default_seccomp: security.default_seccomp,
+    })
 }
 
 fn namespaces(input: &SpecInput<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {

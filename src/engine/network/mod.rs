@@ -504,6 +504,9 @@ impl Networks {
     /// What on this host will keep packets from containers although this engine lets them through,
     /// as sentences for the user.
     pub fn warnings(&self) -> Result<Vec<String>, NetworkError> {
+        if lock(&self.inner.state).networks.is_empty() {
+            return Ok(Vec::new());
+        }
         let drops = lock(&self.inner.firewall).foreign_drops()?;
         Ok(drops
             .into_iter()
