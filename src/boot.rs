@@ -312,24 +312,20 @@ fn lock(path: &Path) -> Result<File, BootError> {
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(failed(error.into())),
-        }
-        if std::os::unix::net::UnixStream::connect(&roots.socket).is_ok() {
-            return Ok(None);
-        }
-        if Instant::now() > deadline {
-            return Err(BootError::Locked {
-                path: path.display().to_string(),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(2));
+        .open(path)
+        .map_err(|source| BootError::Path {
+            path: path.display().to_string(),
+            source,
+        })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked {
+            path: path.display().to_string(),
+        }),
+        Err(error) => Err(BootError::Path {
+            path: path.display().to_string(),
+            source: error.into(),
+        }),
     }
 }
 
