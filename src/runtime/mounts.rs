@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::runtime::failure::Kind as FailureKind;
 use crate::sys::mount::{self, Attr, Change, Context, Depth, Propagation};
+use crate::sys::pidfd;
 use crate::sys::root::{Kind, Root, is_dir};
 
 #[derive(Debug, thiserror::Error)]
@@ -234,13 +235,41 @@ fn prepare(mount: &Mount, cgroup: &Path) -> Result<Prepared, MountError> {
 }
 
 fn clone(source: &Path, depth: Depth) -> Result<OwnedFd, MountError> {
-    mount::clone_path(source, depth).map_err(|error| match error.raw_os_error() {
+    let tree = match within_process(source) {
+        Some((process, path)) => clone_in_namespace_of(process, &path, depth),
+        None => mount::clone_path(source, depth),
+    };
+    tree.map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => MountError::SourceMissing(source.to_owned()),
         _ => MountError::Source {
             path: source.to_owned(),
             source: error,
         },
     })
+}
+
+/// Splits `/proc/<pid>/root/<path>`, which names what another container has mounted.
+fn within_process(source: &Path) -> Option<(i32, PathBuf)> {
+    let rest = source.strip_prefix("/proc").ok()?;
+    let (pid, rest) = rest.to_str()?.split_once('/')?;
+    let path = Path::new(rest).strip_prefix("root").ok()?;
+    Some((pid.parse().ok()?, Path::new("/").join(path)))
+}
+
+/// Clones a tree that is mounted in another process's namespace only: the kernel copies mounts of
+/// the caller's own namespace and detached ones, so the caller goes there for a moment. On a failure
+/// to come back the caller, a container that is being made, ends.
+fn clone_in_namespace_of(process: i32, path: &Path, depth: Depth) -> io::Result<OwnedFd> {
+    let open = |path: &str| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok::<_, io::Error>(rustix::fs::open(path, flags, Mode::empty())?)
+    };
+    let own = open("/proc/self/ns/mnt")?;
+    let theirs = open(&format!("/proc/{process}/ns/mnt"))?;
+    pidfd::join(&theirs, libc::CLONE_NEWNS)?;
+    let tree = mount::clone_path(path, depth);
+    pidfd::join(&own, libc::CLONE_NEWNS)?;
+    tree
 }
 
 /// Binds of the container's own directories show what a cgroup namespace would, for every
