@@ -12,6 +12,8 @@ crate::cases! {
     deploy_resources_limits_count_too,
     pids_limit_stops_a_fork_bomb,
     without_limits_nothing_is_limited,
+    processors_and_weights_are_in_the_cgroup_files,
+    a_container_sees_its_own_cgroup_and_cannot_change_it,
 }
 
 /// The value of a control file of the process's cgroup: the v2 name, else the v1 controller's.
@@ -171,4 +173,68 @@ services:
     let memory = cgroup_value(pid, "memory.max", "memory", "memory.limit_in_bytes");
     assert!(memory == "max" || memory.len() > 15, "{memory}");
     assert_eq!(cgroup_value(pid, "pids.max", "pids", "pids.max"), "max");
+}
+
+fn processors_and_weights_are_in_the_cgroup_files(env: &TestEnv) {
+    let project = env.project(
+        "cpuset",
+        "
+services:
+  s:
+    image: IMAGE
+    command: sleep 1001
+    stop_grace_period: 0s
+    cpuset: '0'
+    cpu_shares: 512
+",
+    );
+    project.up();
+    let pid = project.pid_of("sleep 1001");
+    assert_eq!(
+        cgroup_value(pid, "cpuset.cpus", "cpuset", "cpuset.cpus"),
+        "0"
+    );
+    assert_eq!(
+        kernel::status_field(pid, "Cpus_allowed_list"),
+        Some("0".to_owned())
+    );
+    // Half of the default, on either scale: 1024 shares are a weight of 100 on runc's curve.
+    let weight = cgroup_value(pid, "cpu.weight", "cpu", "cpu.shares");
+    assert!(["59", "512"].contains(&weight.as_str()), "{weight}");
+}
+
+fn a_container_sees_its_own_cgroup_and_cannot_change_it(env: &TestEnv) {
+    let project = env.project(
+        "view",
+        "
+services:
+  s:
+    image: IMAGE
+    command: sleep 1001
+    stop_grace_period: 0s
+    mem_limit: 64m
+",
+    );
+    project.up();
+    let inside = |script: &str| project.wharf(&["exec", "-T", "s", "sh", "-c", script]);
+    // cgroup2 stands there itself; of the older hierarchies each has a directory.
+    let limit =
+        inside("cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes");
+    assert_eq!(limit.ok().stdout.trim(), "67108864");
+    for script in [
+        "cd /sys/fs/cgroup; [ -e cgroup.procs ] || cd memory; mkdir below",
+        "cd /sys/fs/cgroup; [ -e cgroup.procs ] || cd memory; echo 1 > cgroup.procs",
+    ] {
+        let refused = inside(script);
+        assert_ne!(refused.code, 0, "{refused}");
+        assert!(
+            refused.stderr.contains("Read-only file system"),
+            "{refused}"
+        );
+    }
+    let paths = inside("cat /proc/self/cgroup").ok().stdout;
+    assert!(
+        !paths.contains("wharf"),
+        "names of the host's cgroups: {paths}"
+    );
 }
