@@ -170,12 +170,31 @@ services:
     );
     project.up();
     let pid = project.pid_of("sleep 1001");
-    let memory = cgroup_value(pid, "memory.max", "memory", "memory.limit_in_bytes");
-    assert!(memory == "max" || memory.len() > 15, "{memory}");
-    // A container without a limit need not be in the controller's tree at all: the root has no file.
+    // A container without a limit need not be in the controller's tree at all: a v1 root has no
+    // file, and a cgroup2 directory has those of the controllers that were handed down.
     let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    if !table.lines().any(|line| line.ends_with(":pids:/")) {
+    let is_in = |controller: &str| {
+        let mut lines = table.lines();
+        lines.any(|line| line.contains(controller) && !line.ends_with(":/"))
+    };
+    if is_in("memory") {
+        let memory = cgroup_value(pid, "memory.max", "memory", "memory.limit_in_bytes");
+        assert!(memory == "max" || memory.len() > 15, "{memory}");
+    }
+    if is_in("pids") {
         assert_eq!(cgroup_value(pid, "pids.max", "pids", "pids.max"), "max");
+    }
+    let own = table.lines().find_map(|line| line.strip_prefix("0::/"));
+    for tree in kernel::own_mounts()
+        .iter()
+        .filter(|mount| mount.kind == "cgroup2")
+    {
+        for file in ["memory.max", "pids.max", "cpu.max"] {
+            let path = Path::new(&tree.target).join(own.unwrap_or("")).join(file);
+            if let Ok(value) = fs::read_to_string(path) {
+                assert!(value.starts_with("max"), "{file}: {value}");
+            }
+        }
     }
 }
 
