@@ -29,8 +29,10 @@ use crate::engine::{Engine, EngineError, Roots, chain};
 use crate::sys::fallback::{self, Feature};
 use crate::sys::mount;
 
-/// How long an engine that has the lock may take until it answers or ends.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const DEFAULT_IDLE_SECONDS: u64 = 300;
+/// How long an engine that finds the lock taken waits for the holder to serve or to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -114,8 +116,9 @@ fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
     detach(roots)?;
     enter_own_cgroup(roots);
     let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
-    let Some(_lock) = lock(roots)? else {
-        // Shims and commands may start an engine in the same moment; ours is not needed.
+    let Some(_lock) = lock_or_find_other(roots)? else {
+        // Somebody else was faster (a shim that missed its engine, another command); whoever
+        // started us wants an engine, and there is one.
         on_ready();
         return Ok(());
     };
@@ -279,39 +282,50 @@ fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Takes the engine's lock for life; `None` when another engine has it and answers.
+/// Takes the engine's lock for life. `None`: another engine has it, and serves.
 ///
-/// Whoever holds the lock either begins to answer or ends: both within a moment, and neither is told
-/// by an event that the other would not hide.
-fn lock(roots: &Roots) -> Result<Option<File>, BootError> {
+/// The holder may be an engine that is about to end, or one that has not begun to serve: both
+/// pass within moments, and a command that comes just then must not fail for it (L6).
+///
+/// # Errors
+/// When the lock stays taken and nobody serves.
+fn lock_or_find_other(roots: &Roots) -> Result<Option<File>, BootError> {
     let path = roots.run.join("engine.lock");
-    let failed = |source| BootError::Path {
-        path: path.display().to_string(),
-        source,
-    };
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock(&path) {
+            Err(BootError::Locked { .. }) if Instant::now() < deadline => {}
+            result => return result.map(Some),
+        }
+        if std::os::unix::net::UnixStream::connect(&roots.socket).is_ok() {
+            return Ok(None);
+        }
+        // No event tells of both ends of this wait, the lock's release and the other's socket.
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+/// Takes the lock if nobody has it.
+fn lock(path: &Path) -> Result<File, BootError> {
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(failed(error.into())),
-        }
-        if std::os::unix::net::UnixStream::connect(&roots.socket).is_ok() {
-            return Ok(None);
-        }
-        if Instant::now() > deadline {
-            return Err(BootError::Locked {
-                path: path.display().to_string(),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(2));
+        .open(path)
+        .map_err(|source| BootError::Path {
+            path: path.display().to_string(),
+            source,
+        })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(BootError::Locked {
+            path: path.display().to_string(),
+        }),
+        Err(error) => Err(BootError::Path {
+            path: path.display().to_string(),
+            source: error.into(),
+        }),
     }
 }
 
@@ -324,13 +338,28 @@ async fn serve(roots: &Roots, spawner: OwnedFd, on_ready: impl FnOnce()) -> Resu
         ended().await;
         closing.cancel();
     });
-    crate::api::server::serve(Arc::new(engine.clone()), listener, engine.closing().clone())
-        .await
-        .map_err(system("serve the API"))?;
+    crate::api::server::serve(
+        Arc::new(engine.clone()),
+        listener,
+        engine.closing().clone(),
+        idle_timeout(),
+    )
+    .await
+    .map_err(system("serve the API"))?;
     engine.say_goodbye().await;
-    // The next engine binds anew; a socket file without a listener would only mislead.
-    let _ = std::fs::remove_file(&roots.socket);
     Ok(())
+}
+
+/// How long an engine with nothing to do stays: `WHARF_IDLE_TIMEOUT` seconds, 0 for ever.
+fn idle_timeout() -> Option<Duration> {
+    let seconds = match std::env::var("WHARF_IDLE_TIMEOUT") {
+        Ok(text) => text.trim().parse().unwrap_or_else(|_| {
+            tracing::warn!(value = %text, "WHARF_IDLE_TIMEOUT is no number of seconds");
+            DEFAULT_IDLE_SECONDS
+        }),
+        Err(_) => DEFAULT_IDLE_SECONDS,
+    };
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// Binds the API's socket. We hold the lock: a socket file that is there is a dead engine's.

@@ -75,6 +75,7 @@ impl Host for Engine {
                 environment: config.env,
                 privileged: config.privileged,
                 size: config.size,
+                apart: false,
             })
             .await?;
         let name = container.view().record.config.name.clone();
@@ -128,24 +129,29 @@ impl Host for Engine {
             None => (Box::pin(tokio::io::sink()), None),
         };
         let (controls, mut received) = mpsc::channel(BACKLOG);
-        let (exit_sender, exit) = oneshot::channel();
+        let (mut exit_sender, exit) = oneshot::channel();
         tokio::spawn(async move {
             let mut view = container.watch();
+            let mut has_left = false;
             loop {
                 tokio::select! {
                     // Cancel-safe: a channel's recv loses nothing.
-                    Some(control) = received.recv() => match control {
-                        SessionControl::Resize(columns, rows) => {
+                    control = received.recv(), if !has_left => match control {
+                        Some(SessionControl::Resize(columns, rows)) => {
                             // The terminal may be gone; then so is the need.
                             let _ = terminal.as_ref().map(|t| t.resize((columns, rows)));
                         }
-                        SessionControl::Signal(signal) => {
+                        Some(SessionControl::Signal(signal)) => {
                             if let Ok(signal) = parse_signal(&signal) {
                                 // It may have ended meanwhile, which the view tells.
                                 let _ = container.kill(signal).await;
                             }
                         }
+                        // A client that sends no more may still read.
+                        None => has_left = true,
                     },
+                    // Cancel-safe: nothing is taken. The session is gone, and its terminal with it.
+                    () = exit_sender.closed() => return,
                     // Cancel-safe: the view keeps its value.
                     changed = view.changed() => {
                         let now = view.borrow_and_update().clone();
@@ -184,6 +190,14 @@ impl Host for Engine {
             started_at: self.started_at(),
             features: Vec::new(),
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.containers().iter().all(|container| {
+            let view = container.view();
+            // A shim means that a process lives, whatever the view has not heard of yet.
+            !view.is_running() && view.phase != Phase::Restarting && view.shim.is_none()
+        })
     }
 
     fn shutdown(&self, stop_containers: bool) {

@@ -72,12 +72,14 @@ enum Command {
     Restart(restart::Restart),
     Kill(kill::Kill),
     #[command(
+        alias = "convert",
         long_about = "Print the project as the files, the environment and the defaults make it\n\n\
             Merged, interpolated, checked, in canonical form. Needs no engine. Mistakes are shown \
             with their place, all at once.",
         after_help = "Examples:\n  \
             wharf config -q              check only; the exit code tells\n  \
             wharf config --services      names, dependencies first\n  \
+            wharf config --explain services.web.ports   which line of which file says so\n  \
             wharf config --hash web      what tells whether a container has to be replaced"
     )]
     Config(config::ConfigArgs),

@@ -401,7 +401,11 @@ impl Canonical<'_> {
                             self.refuse(&item, message);
                             break;
                         }
-                        ports.extend(found.into_iter().map(|p| p.node(item.span)));
+                        ports.extend(found.into_iter().map(|p| {
+                            let mut port = p.node(item.span);
+                            port.history = item.history.clone();
+                            port
+                        }));
                     }
                     Err(error) => self.diagnostics.push(
                         Diagnostic::error("port", error.to_string())
@@ -432,7 +436,9 @@ impl Canonical<'_> {
                                 .help("a volume's name needs two letters in this form"),
                             );
                             }
+                            let history = std::mem::take(&mut item.history);
                             *item = volume.node(span);
+                            item.history = history;
                         }
                         Err(error) => self.diagnostics.push(
                             Diagnostic::error("volume", error.to_string())

@@ -9,14 +9,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::admit::{Admission, Environment};
+use super::admit::{Admission, Environment, Places, origin};
 use super::canonical::Canonical;
 use super::paths::Resolver;
 use super::schema::{self, Shape};
 use super::{extends, include, merge, normalize};
+use crate::source::dotenv::Assignment;
 use crate::source::interpolate::Variable;
 use crate::source::{
-    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Tag, TreePath, Value, files, parse,
+    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Step, Tag, TreePath, Value, files, parse,
 };
 
 /// What all models of one load share.
@@ -42,6 +43,8 @@ pub struct Session<'a> {
     /// Values of `environment:` secrets and configs of included models, whose environment is not
     /// the project's (N5). By `secrets.NAME` and `configs.NAME`.
     pub included_values: BTreeMap<String, Option<String>>,
+    /// The `include` entries that files were read for.
+    pub included_at: BTreeMap<FileId, Span>,
 }
 
 /// The files of one model and what they are read with.
@@ -49,6 +52,8 @@ pub struct Model<'a> {
     pub files: &'a [PathBuf],
     pub directory: &'a Path,
     pub environment: &'a Environment,
+    /// Where those of the variables stand that come from env files.
+    pub places: &'a Places,
     /// The files that led here through `include`.
     pub chain: &'a [PathBuf],
 }
@@ -75,6 +80,7 @@ impl<'a> Session<'a> {
             texts: BTreeMap::new(),
             parsed: BTreeMap::new(),
             included_values: BTreeMap::new(),
+            included_at: BTreeMap::new(),
         }
     }
 
@@ -117,6 +123,22 @@ impl<'a> Session<'a> {
         documents
     }
 
+    /// The place of a variable in an env file that was read.
+    pub fn assigned_at(&self, file: FileId, assignment: &Assignment) -> Span {
+        Span {
+            start: assignment.start,
+            end: assignment.end,
+            ..self.sources.start_of(file)
+        }
+    }
+
+    /// Notes that a file is read because of an `include`.
+    pub fn note_included(&mut self, path: &Path, at: Span) {
+        if let Some(file) = self.texts.get(path) {
+            self.included_at.entry(*file).or_insert(at);
+        }
+    }
+
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
         self.is_partial = true;
         let code = match error.kind() {
@@ -137,9 +159,10 @@ impl<'a> Session<'a> {
     }
 
     /// Interpolates, checks and canonicalises a part of a document.
-    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: TreePath, env: &Environment) {
+    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: TreePath, model: &Model<'_>) {
         Admission {
-            environment: env,
+            environment: model.environment,
+            places: model.places,
             interpolate: self.interpolate,
             diagnostics: &mut self.diagnostics,
             unset: &mut self.unset,
@@ -194,7 +217,7 @@ impl<'a> Session<'a> {
                     &mut document,
                     &Shape::Object(&schema::PROJECT),
                     TreePath::default(),
-                    model.environment,
+                    model,
                 );
                 self.resource_names(&document);
                 if let Some(version) = document
@@ -215,7 +238,7 @@ impl<'a> Session<'a> {
                 self.canonical().project(&mut document);
                 include::apply(self, &mut document, path, model);
                 if let Some(merged) = &mut merged {
-                    merge::reset(merged, &document);
+                    merge::reset(merged, &mut document);
                 }
                 extends::apply(self, &mut document, path, model);
                 merge::settle(&mut document);
@@ -229,7 +252,7 @@ impl<'a> Session<'a> {
             }
         }
         let mut merged = merged?;
-        inherit_variables(&mut merged, model.environment);
+        inherit_variables(&mut merged, model);
         normalize::defaults(&mut merged);
         if self.resolve_paths {
             Resolver {
@@ -299,16 +322,19 @@ impl<'a> Session<'a> {
 
 /// `KEY` without a value takes the variable of that name (E7); a build argument without one is
 /// dropped (V5).
-fn inherit_variables(root: &mut Node, environment: &Environment) {
+fn inherit_variables(root: &mut Node, model: &Model<'_>) {
     let services = root.get_mut("services").and_then(Node::as_map_mut);
     for service in services.into_iter().flat_map(Map::values_mut) {
         let inherit = |map: Option<&mut Map>| {
             for (name, value) in map.into_iter().flatten() {
                 if value.is_null()
                     && value.tag != Some(Tag::Reset)
-                    && let Some(text) = environment.get(name)
+                    && let Some(text) = model.environment.get(name)
                 {
                     value.value = Value::Text(text.clone());
+                    let from = origin(name, model.environment, model.places);
+                    let name = name.clone();
+                    value.history.push(Step::Variable { name, from });
                 }
             }
         };

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
 
-use super::container::{
-    ContainerId, ContainerRecord, Driver, RunRecord, VolumeMountRecord, parse_signal,
-};
+use super::container::{ContainerId, ContainerRecord, Driver, VolumeMountRecord, parse_signal};
 use super::image::{Image, Reference};
 use super::store::{Batch, Table};
 use super::volume::{VolumeError, Volumes};
@@ -257,14 +255,14 @@ impl Engine {
         let mut batch = Batch::default();
         batch.put(Table::Containers, id.as_str(), &record);
         shared.store.commit_async(batch).await?;
-        for part in ["upper", "work"] {
-            super::shared::private_dir(&shared.data_dir(&id).join(part))?;
+        if let Err(error) = shared.make_data_dir(&id) {
+            // The first cause is what the caller needs; what cannot be undone now is logged.
+            if let Err(error) = shared.unlist(&record).await {
+                tracing::error!(container = %record.config.name, error = &error as &dyn std::error::Error, "cannot undo the creation");
+            }
+            return Err(error);
         }
-        // The upper directory's mode is the mode of the container's `/`.
-        set_mode(&shared.data_dir(&id).join("upper"), 0o755)?;
-        // Followers may come before the first start; the shim appends to what is there.
-        create_log(&shared.log_path(&id))?;
-        let container = Driver::spawn(shared.clone(), record, RunRecord::default());
+        let container = Driver::spawn(shared.clone(), record).await;
         shared.register(&id, container.watch());
         self.write().insert(id.clone(), container);
         Ok(id)
@@ -391,29 +389,4 @@ fn declared_volumes(image: &Image) -> Vec<std::path::PathBuf> {
     let mut targets: Vec<_> = volumes.into_iter().flatten().map(Into::into).collect();
     targets.sort();
     targets
-}
-
-fn create_log(path: &std::path::Path) -> Result<(), EngineError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true).mode(0o600);
-    options
-        .open(path)
-        .map(drop)
-        .map_err(|source| EngineError::File {
-            action: "create",
-            path: path.display().to_string(),
-            source,
-        })
-}
-
-fn set_mode(path: &std::path::Path, mode: u32) -> Result<(), EngineError> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
-        EngineError::File {
-            action: "set the mode of",
-            path: path.display().to_string(),
-            source,
-        }
-    })
 }

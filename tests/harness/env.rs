@@ -157,7 +157,9 @@ impl TestEnv {
 
     /// The pid of this world's engine, when one runs.
     pub fn engine_pid(&self) -> Option<i32> {
-        pids_in_role(|name| !name.starts_with("wharf-")).first().copied()
+        pids_in_role(|name| !name.starts_with("wharf-"))
+            .first()
+            .copied()
     }
 
     /// The pids of this world's engines. More than one is a bug, but a short one while a second
@@ -174,7 +176,9 @@ impl TestEnv {
     /// Waits until no container has a process beside it.
     #[track_caller]
     pub fn expect_no_shims(&self) {
-        wait::wait_for("all shims to end", || self.shim_pids().is_empty().then_some(()));
+        wait::wait_for("all shims to end", || {
+            self.shim_pids().is_empty().then_some(())
+        });
     }
 
     /// Ends the projects and the engine, then reports what is left in the kernel and on disk.
@@ -276,7 +280,13 @@ fn pids_in_role(has_role: impl Fn(&str) -> bool) -> Vec<i32> {
 
 /// Whether a path in an engine's roots is there with no container, volume or network.
 fn is_empty_store(path: &Path) -> bool {
-    const FILES: &[&str] = &["state.redb", "engine.lock", "engine.lock.respawn", "start.lock", "engine.log"];
+    const FILES: &[&str] = &[
+        "state.redb",
+        "engine.lock",
+        "engine.lock.respawn",
+        "start.lock",
+        "engine.log",
+    ];
     // Content of images stays until it is pruned, as the user expects of `down`.
     const CONTENT: &[&str] = &["blobs", "snapshots"];
     FILES.iter().any(|name| path == Path::new(name))

@@ -171,11 +171,10 @@ fn an_unset_required_variable_shows_its_message(env: &TestEnv) {
         "variable",
         "services:\n  s:\n    image: ${NAME_IT:?name an image}\n",
     );
-    let run = project.wharf(&["up", "-d"]).fails_saying(&[
-        "NAME_IT",
-        "name an image",
-        "compose.yaml:3:",
-    ]);
+    let run =
+        project
+            .wharf(&["up", "-d"])
+            .fails_saying(&["NAME_IT", "name an image", "compose.yaml:3:"]);
     nothing_left(env, &run);
     project.write("services: {}\n");
 }

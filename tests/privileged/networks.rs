@@ -225,14 +225,22 @@ fn the_resolver_answers_over_tcp_and_leaves_port_53_free(env: &TestEnv) {
     );
     // The container's own server may have all of port 53.
     project
-        .wharf(&["exec", "-d", "client", "nc", "-l", "-p", "53", "-s", "0.0.0.0"])
+        .wharf(&["exec", "-d", "client", "nc", "-l", "-p", "53"])
         .ok();
     wait_for("a listener on port 53", || {
-        let table = project.sh("client", "cat /proc/net/tcp");
-        table.contains("00000000:0035").then_some(())
+        let table = project.sh("client", "cat /proc/net/tcp /proc/net/tcp6");
+        table.contains("00000000:0035 ").then_some(())
     });
     project
-        .wharf(&["exec", "-d", "host", "perl", "-MSocket", "-e", &udp_echo(53)])
+        .wharf(&[
+            "exec",
+            "-d",
+            "host",
+            "perl",
+            "-MSocket",
+            "-e",
+            &udp_echo(53),
+        ])
         .ok();
     wait_for("a bound UDP port 53", || {
         let table = project.exec("host", &["cat", "/proc/net/udp"]);

@@ -49,7 +49,7 @@ pub use signal::parse_signal;
 pub use spec::*;
 pub use terminal::Terminal;
 
-pub(super) use driver::{Adopted, Driver};
+pub(super) use driver::{Adopted, Driver, Left, SUPERVISOR_LOST};
 pub(super) use health::Check;
 pub(super) use hidden::seen_in;
 pub(super) use prepare::{Attached, hostname};

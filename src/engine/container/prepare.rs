@@ -53,6 +53,8 @@ pub async fn start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
 
 async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started, EngineError> {
     let image = shared.image_of(record)?;
+    // A crash may have come between the record and the directories.
+    shared.make_data_dir(&record.id)?;
     let run_dir = fresh_run_dir(shared, record)?;
     let (network, mounts) = tokio::join!(
         network(shared, record, &run_dir),

@@ -96,6 +96,8 @@ pub struct Firewall {
     /// Opened with the first network. The table belongs to this socket.
     nft: Option<Nft>,
     is_installed: bool,
+    /// The kernel let nobody own it.
+    is_shared: bool,
     bridges: BTreeSet<BridgeRule>,
     guarded: BTreeSet<String>,
     /// By container id.
@@ -108,6 +110,7 @@ impl Firewall {
             table: format!("wharf{tag}"),
             nft: None,
             is_installed: false,
+            is_shared: false,
             bridges: BTreeSet::new(),
             guarded: BTreeSet::new(),
             ports: BTreeMap::new(),
@@ -205,6 +208,7 @@ impl Firewall {
             TABLE_OWNER | TABLE_PERSIST
         };
         let first = build(flags, self);
+        let mut is_shared = flags == 0;
         let outcome = match self.nft()?.commit(first) {
             // Kernels before 6.9 do not keep an owned table, those before 5.12 own none; rather a
             // table that others may flush than one that vanishes with the engine.
@@ -212,6 +216,7 @@ impl Firewall {
                 if flags != 0
                     && matches!(refusal.raw_os_error(), libc::EOPNOTSUPP | libc::EINVAL) =>
             {
+                is_shared = true;
                 let shared = build(0, self);
                 self.nft()?.commit(shared)
             }
@@ -219,6 +224,7 @@ impl Firewall {
         };
         outcome.map_err(self.failed("write"))?;
         self.is_installed = true;
+        self.is_shared = is_shared;
         Ok(())
     }
 
@@ -251,6 +257,23 @@ impl Firewall {
             }
             Err(refusal) => Err(failed(refusal)),
         }
+    }
+
+    /// Whether others can remove the table: see [`Firewall::heal`].
+    pub fn is_exposed(&self) -> bool {
+        self.is_installed && self.is_shared
+    }
+
+    /// Writes the table anew if it should be there and is not.
+    pub fn heal(&mut self) -> Result<(), NetworkError> {
+        if !self.is_installed || self.adopt()? {
+            return Ok(());
+        }
+        tracing::warn!(
+            table = self.table,
+            "somebody removed our table; it is restored"
+        );
+        self.restore()
     }
 
     /// Writes the whole table anew from memory.

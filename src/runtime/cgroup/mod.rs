@@ -61,6 +61,28 @@ struct Member {
     procs: OwnedFd,
 }
 
+/// A cgroup inside a container's, see [`Cgroup::make_part`].
+#[derive(Debug)]
+pub struct Part {
+    name: String,
+    directory: OwnedFd,
+}
+
+impl Part {
+    /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
+    pub fn v2_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Sends SIGKILL to every process in it.
+    ///
+    /// # Errors
+    /// `ENOENT` before Linux 5.14.
+    pub fn kill_all(&self) -> io::Result<()> {
+        write_at(self.directory.as_fd(), "cgroup.kill", "1")
+    }
+}
+
 impl Cgroup {
     /// Makes the cgroup `path`, relative to the root of every hierarchy, and puts the limits and the
     /// device rules in force. A leftover of the same name without processes is replaced.
@@ -217,6 +239,31 @@ impl Cgroup {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.kill_one_by_one(),
             Err(source) => Err(self.control("cgroup.kill", source)),
         }
+    }
+
+    /// Makes a cgroup below, for processes that are to be found again together. Limits and rules of
+    /// this one hold there, too. A name that exists is used.
+    ///
+    /// # Errors
+    /// [`CgroupError::Create`].
+    pub fn make_part(&self, name: &str) -> Result<Part, CgroupError> {
+        let directory =
+            make_path(self.v2.as_fd(), Path::new(name), |_, _| Ok(())).map_err(|source| {
+                CgroupError::Create {
+                    path: self.path.join(name),
+                    controller: "cgroup2".to_owned(),
+                    source,
+                }
+            })?;
+        Ok(Part {
+            name: name.to_owned(),
+            directory,
+        })
+    }
+
+    /// Removes a part if nothing is in it; true when it is gone.
+    pub fn remove_part(&self, part: &Part) -> bool {
+        remove_tree(self.v2.as_fd(), Path::new(&part.name)).is_ok()
     }
 
     /// Stops every process below and returns when all of them stand still.

@@ -189,7 +189,15 @@ fn a_flushed_table_and_a_deleted_bridge_are_healed() {
             assert_eq!(flushed.unwrap_err().raw_os_error(), libc::EPERM);
         } else {
             flushed.unwrap();
-            // The next change finds the table gone, and brings back all of it.
+            let until = Instant::now() + Duration::from_secs(3);
+            while within(&outside, || call(HOST, 18080)).is_err() {
+                assert!(Instant::now() < until, "the table was not restored");
+                tokio::task::yield_now().await;
+            }
+            // A change may be faster than the news, and brings back all of it too.
+            let mut batch = crate::sys::nft::Batch::new(TABLE);
+            batch.delete_table();
+            Nft::open().unwrap().commit(batch).unwrap();
             let api = Container::new("api-1", &["front"]).publish(None, 18081, 8081, Protocol::Tcp);
             let (other, _attachment) = api.start(&host.networks).await;
             echo(&other, 8081);
