@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::TestEnv;
-use super::kernel;
+use super::{kernel, wait};
 
 /// One test of the suite.
 #[derive(Clone, Copy)]
@@ -67,7 +67,8 @@ pub fn run(case: &Case) -> Result<(), Failed> {
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .spawn()?;
-    let timely = ends_within(child.id(), DEADLINE)?;
+    let deadline = wait::limit(DEADLINE);
+    let timely = ends_within(child.id(), deadline)?;
     if !timely {
         // Takes the pid namespace with it, through init's parent-death signal.
         child.kill()?;
@@ -80,7 +81,7 @@ pub fn run(case: &Case) -> Result<(), Failed> {
     Err(if timely {
         format!("{status}\n{text}").into()
     } else {
-        format!("not done after {DEADLINE:?}\n{text}").into()
+        format!("not done after {deadline:?}\n{text}").into()
     })
 }
 

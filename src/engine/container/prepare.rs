@@ -312,6 +312,7 @@ async fn mounts(
                 mounts.push(ResolvedMount {
                     source: ResolvedSource::Bind {
                         path: path.clone(),
+                        subpath: None,
                         propagation: propagation.clone(),
                         recursive: recursive.clone(),
                     },

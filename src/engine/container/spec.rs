@@ -101,6 +101,8 @@ pub enum SpecError {
         "bind propagation {0:?} is unknown; use private, rprivate, shared, rshared, slave or rslave"
     )]
     Propagation(String),
+    #[error("subpath {0:?} is invalid, it has to be a relative path without `..`")]
+    Subpath(PathBuf),
     #[error("bind option recursive {0:?} is unknown; use enabled, disabled, writable or readonly")]
     Recursive(String),
     #[error("unknown capability {0:?}; capabilities are written as NET_ADMIN or ALL")]

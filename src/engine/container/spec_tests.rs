@@ -287,6 +287,7 @@ fn bind(path: &str, target: &str, read_only: bool) -> ResolvedMount {
     ResolvedMount {
         source: ResolvedSource::Bind {
             path: path.into(),
+            subpath: None,
             propagation: None,
             recursive: None,
         },
@@ -306,6 +307,7 @@ fn user_mounts_come_after_their_parents_and_hide_defaults() {
         ResolvedMount {
             source: ResolvedSource::Bind {
                 path: "/s".into(),
+                subpath: None,
                 propagation: Some("rshared".to_owned()),
                 recursive: Some("disabled".to_owned()),
             },
