@@ -13,20 +13,35 @@ use crate::api::wire::Verb;
 use crate::compose::ProjectName;
 use crate::reconcile::Report;
 
+/// Connections that are tried before an engine that dies again and again is reported.
+const MAX_CONNECTIONS: u32 = 5;
+
 /// Connects, starting the engine if need be, and runs the command's own part on one thread.
+///
+/// The kernel completes connections on behalf of an engine that is just dying; such a one is
+/// noticed before the command is sent, and the next engine is asked.
 pub fn with_engine<T, F>(context: &Context, command: impl FnOnce(Client) -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let stream = autostart::connect(context)?;
-    on_runtime(async {
-        stream
-            .set_nonblocking(true)
-            .map_err(|error| Failure::system("cannot use the engine's socket", &error))?;
-        let stream = tokio::net::UnixStream::from_std(stream)
-            .map_err(|error| Failure::system("cannot use the engine's socket", &error))?;
-        command(Client::from_stream(&context.roots.socket, stream).await?).await
-    })
+    on_runtime(async { command(connect(context).await?).await })
+}
+
+async fn connect(context: &Context) -> Result<Client, Failure> {
+    let unusable = |error| Failure::system("cannot use the engine's socket", &error);
+    let mut n_connections = 0;
+    loop {
+        let stream = autostart::connect(context)?;
+        n_connections += 1;
+        stream.set_nonblocking(true).map_err(unusable)?;
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(unusable)?;
+        let client = Client::from_stream(&context.roots.socket, stream).await?;
+        match client.ping().await {
+            Ok(()) => return Ok(client),
+            Err(_) if n_connections < MAX_CONNECTIONS => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Runs a future on a runtime of one thread. Nothing that still runs is waited for at the end.

@@ -197,6 +197,17 @@ impl Client {
         Ok(())
     }
 
+    /// Whether somebody answers at the other end: a connection may have been made with an engine
+    /// that died before it was accepted.
+    pub async fn ping(&self) -> Result<(), ClientError> {
+        let (response, sender) = self
+            .send("ping", Method::GET, "/_ping", Bytes::new(), false)
+            .await?;
+        collect("ping", response.into_body()).await?;
+        self.keep(sender);
+        Ok(())
+    }
+
     pub async fn version(&self) -> Result<docker::Version, ClientError> {
         self.get("version", "/version").await
     }
