@@ -276,7 +276,15 @@ fn pids_in_role(has_role: impl Fn(&str) -> bool) -> Vec<i32> {
 
 /// Whether a path in an engine's roots is there with no container, volume or network.
 fn is_empty_store(path: &Path) -> bool {
-    const FILES: &[&str] = &["state.redb", "engine.lock", "start.lock", "engine.log"];
+    const FILES: &[&str] = &[
+        "state.redb",
+        "state.reserve",
+        "engine.lock",
+        "engine.lock.respawn",
+        "start.lock",
+        "engine.log",
+        "boot_id",
+    ];
     // Content of images stays until it is pruned, as the user expects of `down`.
     const CONTENT: &[&str] = &["blobs", "snapshots"];
     FILES.iter().any(|name| path == Path::new(name))
