@@ -460,6 +460,7 @@ mod tests {
                 Some(1)
             );
 
+            drop(file);
             std::fs::remove_file(&fill).unwrap();
             store.put(Table::Containers, "after", &3u32).unwrap();
             assert_eq!(store.list::<u32>(Table::Containers).unwrap().len(), 3);
