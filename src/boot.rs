@@ -11,6 +11,7 @@
 //! 5. leave the host's mount namespace;
 //! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,6 +26,7 @@ use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 
 use crate::cli::Boot;
 use crate::engine::{Engine, EngineError, Roots, chain};
+use crate::sys::fallback::{self, Feature};
 use crate::sys::{mount, signal};
 
 const DEFAULT_IDLE_SECONDS: u64 = 300;
@@ -234,58 +236,76 @@ fn shed() {
     }
 }
 
-/// Goes on as a sealed copy of this executable in memory, unless this is it already.
+/// Goes on as a sealed copy of this executable in memory, unless this is protected already.
 fn seal(arguments: &[CString]) -> Result<(), BootError> {
     let exe = std::fs::read_link("/proc/self/exe").map_err(system("read /proc/self/exe"))?;
     if exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
         return Ok(());
     }
     let mut program = File::open("/proc/self/exe").map_err(system("open the executable"))?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memfd = rustix::fs::memfd_create("wharf", flags | MemfdFlags::EXEC)
-        // MFD_EXEC is Linux 6.3; older kernels make every memfd executable.
-        .or_else(|_| rustix::fs::memfd_create("wharf", flags))
-        .map_err(|error| system("make the sealed copy of the executable")(error.into()))?;
-    let mut copy = File::from(memfd);
-    io::copy(&mut program, &mut copy).map_err(system("copy the executable"))?;
-    rustix::fs::fcntl_add_seals(
-        &copy,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )
-    .map_err(|error| system("seal the copy of the executable")(error.into()))?;
+    // Whoever reopens `/proc/<pid>/exe` goes through the mount that we were executed from.
+    let seen_through = rustix::fs::fstatvfs(&program)
+        .map_err(|error| system("look at the executable's file system")(error.into()))?;
+    if seen_through
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    {
+        return Ok(());
+    }
     let environment: Vec<CString> = std::env::vars_os()
         .filter_map(|(key, value)| {
             use std::os::unix::ffi::OsStrExt;
             CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
         })
         .collect();
-    let Err(refused) = nix::unistd::fexecve(copy.as_fd(), arguments, &environment);
+    let Err(refused) = execute_sealed(&mut program, arguments, &environment);
     // `vm.memfd_noexec=2` refuses (S2): then the file itself, seen through a read-only clone of
     // its mount, which cannot be written through `/proc/<pid>/exe` either.
-    let exec_read_only = || -> io::Result<()> {
-        let mount = mount::clone_path(&exe, mount::Depth::Single)?;
-        let read_only = mount::Change {
-            set: mount::Attr::MOUNT_ATTR_RDONLY.bits().into(),
-            ..mount::Change::default()
-        };
-        mount::set_attributes(&mount, mount::Depth::Single, read_only)?;
-        let file = rustix::fs::openat(
-            &mount,
-            "",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .unwrap_or(mount);
-        nix::unistd::fexecve(&file, arguments, &environment)?;
-        Ok(())
-    };
-    exec_read_only().map_err(|source| {
-        tracing::error!(%refused, "cannot execute a sealed copy of the program");
-        BootError::System {
-            action: "execute a protected copy of the program",
-            source,
-        }
+    let Err(source) = execute_read_only(&exe, arguments, &environment);
+    tracing::error!(error = %refused, "cannot execute a sealed copy of the program");
+    Err(BootError::System {
+        action: "execute a protected copy of the program",
+        source,
     })
+}
+
+/// Replaces this process by a copy of the program in memory that nobody can write to.
+fn execute_sealed(
+    program: &mut File,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Result<Infallible> {
+    if fallback::is_forced(Feature::MemfdExec) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = match rustix::fs::memfd_create("wharf", flags | MemfdFlags::EXEC) {
+        // MFD_EXEC is Linux 6.3; older kernels make every memfd executable.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("wharf", flags)?,
+        made => made?,
+    };
+    let mut copy = File::from(memfd);
+    io::copy(program, &mut copy)?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(nix::unistd::fexecve(copy.as_fd(), arguments, environment)?)
+}
+
+/// Replaces this process by its own program, reached through a read-only mount of its own.
+fn execute_read_only(
+    exe: &Path,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Result<Infallible> {
+    let program = mount::clone_path(exe, mount::Depth::Single)?;
+    let read_only = mount::Change {
+        set: mount::Attr::MOUNT_ATTR_RDONLY.bits().into(),
+        ..mount::Change::default()
+    };
+    mount::set_attributes(&program, mount::Depth::Single, read_only)?;
+    Ok(nix::unistd::fexecve(&program, arguments, environment)?)
 }
 
 /// A cgroup of our own: what ends the caller's (a CI job, an SSH session) must not end us. Where the

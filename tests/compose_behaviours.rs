@@ -1431,3 +1431,71 @@ fn a_missing_base_is_the_only_mistake_reported() {
     assert!(loaded.is_file_missing());
     assert_eq!(loaded.diagnostics[0].labels.len(), 1, "it names the line");
 }
+
+#[test]
+fn explain_names_every_file_that_had_a_part() {
+    let mut options = options(&[("OS", "os")]);
+    options.files = vec!["compose.yaml".into(), "over.yaml".into()];
+    let loaded = load(
+        &options,
+        &[
+            (
+                "compose.yaml",
+                "include: [inc/compose.yaml]\nx-log: &log {driver: local}\nservices:\n  web:\n    extends: {file: base.yaml, service: b}\n    logging: *log\n    image: 'web:${TAG}'\n    ports: ['${PORT:-80}:80']\n    environment: {A: '${OS}', C: }\n    env_file: w.env\n",
+            ),
+            (
+                "over.yaml",
+                "services:\n  web:\n    image: over:${TAG}\n    ports: ['81:81']\n    command: !override [b]\n    volumes: ['/o:/v']\n",
+            ),
+            (
+                "base.yaml",
+                "services:\n  b:\n    extends: c\n    user: u\n    command: a\n    volumes: ['/b:/v']\n  c: {working_dir: /w}\n",
+            ),
+            ("inc/compose.yaml", "services: {inc: {image: i}}\n"),
+            (".env", "# tags\nTAG=1\nC=see\n"),
+            ("w.env", "A=file\n\nW=double\n"),
+        ],
+    );
+    let project = loaded
+        .project
+        .as_ref()
+        .unwrap_or_else(|| panic!("{:?}", errors(&loaded)));
+    let shown = |path: &str| {
+        let mut text = String::new();
+        for explanation in compose::explain::explain(&loaded, project, path).expect(path) {
+            let value = explanation.value.map(|v| v.to_string()).unwrap_or_default();
+            text.push_str(&format!("{} = {value}\n", explanation.path));
+            for cause in explanation.causes {
+                let at = cause.location.map(|l| l.to_string()).unwrap_or_default();
+                text.push_str(&format!("  {} {} {at}\n", cause.rule, cause.text));
+            }
+        }
+        text
+    };
+    insta::assert_snapshot!(
+        "explain",
+        [
+            "services.web.image",
+            "services.web.ports",
+            "services.web.user",
+            "services.web.working_dir",
+            "services.web.command",
+            "services.web.volumes[0]",
+            "services.web.logging",
+            "services.web.environment",
+            "services.web.networks",
+            "services.inc.image",
+            "networks.default.name",
+        ]
+        .map(shown)
+        .join("\n")
+    );
+    let error = compose::explain::explain(&loaded, project, "services.web.prots");
+    assert_eq!(
+        error,
+        Err(compose::explain::ExplainError::Nothing {
+            path: "services.web.prots".into(),
+            near: Some("services.web.ports".into())
+        })
+    );
+}

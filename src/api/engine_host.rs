@@ -2,7 +2,7 @@
 //!
 //! Converts the engine's descriptors to streams.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -324,30 +324,30 @@ async fn control(
 /// (CVE-2026-53495, HAZARDS S50). When the client goes away the output is read on and dropped, so
 /// that the process does not die of a broken pipe.
 async fn pump(
-    mut reader: impl AsyncRead + Unpin,
+    mut reader: impl AsyncRead + AsFd + Unpin,
     stream: OutputStream,
     to: mpsc::Sender<SessionOutput>,
     ended: CancellationToken,
 ) {
     let mut buffer = vec![0; CHUNK];
-    let mut has_ended = false;
     loop {
         let n = tokio::select! {
             biased;
             // Cancel-safe: a read that is not ready has taken nothing.
             n = reader.read(&mut buffer) => n.unwrap_or(0),
-            () = ended.cancelled(), if !has_ended => {
-                has_ended = true;
-                continue;
-            }
-            // After the end: nothing is ready to read, so everything has been read.
-            () = std::future::ready(()), if has_ended => 0,
+            () = ended.cancelled() => break,
         };
         if n == 0 {
             return;
         }
         let bytes = Bytes::copy_from_slice(&buffer[..n]);
         // See above: a client that is gone does not stop the reading.
+        let _ = to.send(SessionOutput { stream, bytes }).await;
+    }
+    // What the runtime knows about readiness may lag behind the end that we were told of: now the
+    // kernel itself says what is left. The descriptor does not block.
+    while let Ok(n @ 1..) = rustix::io::read(&reader, &mut buffer[..]) {
+        let bytes = Bytes::copy_from_slice(&buffer[..n]);
         let _ = to.send(SessionOutput { stream, bytes }).await;
     }
 }

@@ -3,6 +3,8 @@
 //! A pure function of options, flags and files. It neither asks the engine nor knows the terminal:
 //! digests and hashes come through [`Lookups`], bytes go to the writers that it is given.
 
+mod explain;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -30,7 +32,10 @@ pub struct ConfigArgs {
     /// Print the variables that interpolation sees
     #[arg(long)]
     pub environment: bool,
-    /// Print as yaml or json
+    /// Say where each value at a path comes from, as in services.web.ports
+    #[arg(long, value_name = "PATH")]
+    pub explain: Option<String>,
+    /// Print as yaml or json; diagnostics too, with json
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Print the configuration hash of these services, `*` for all
@@ -125,7 +130,12 @@ pub fn run(
     }
     let mut loaded = compose::load(&options, files);
     if !loaded.diagnostics.is_empty() {
-        let text = source::render(&loaded.diagnostics, &loaded.sources, color);
+        let text = match args.format {
+            Some(Format::Json) => {
+                source::render_json(&loaded.diagnostics, &loaded.sources).to_string() + "\n"
+            }
+            _ => source::render(&loaded.diagnostics, &loaded.sources, color),
+        };
         err.write_all(text.as_bytes())?;
     }
     let Some(mut project) = loaded.project.take() else {
@@ -176,6 +186,9 @@ fn text(
     loaded: &Loaded,
     lookups: &Lookups<'_>,
 ) -> Result<String, String> {
+    if let Some(path) = &args.explain {
+        return explain::text(loaded, project, path, args.format.unwrap_or_default());
+    }
     if args.services_only {
         return Ok(lines(service_order(project)));
     }
@@ -208,7 +221,10 @@ fn text(
         ));
     }
     if args.variables {
-        return Ok(variables(loaded));
+        return Ok(match args.format {
+            Some(Format::Json) => variables_json(loaded),
+            _ => variables(loaded),
+        });
     }
     if args.lock_image_digests {
         return Ok(lock(project));
@@ -318,6 +334,23 @@ fn variables(loaded: &Loaded) -> String {
             .collect();
         cells.join("   ").trim_end().to_owned()
     }))
+}
+
+/// The variables by name, with the fields that the reference's JSON has.
+fn variables_json(loaded: &Loaded) -> String {
+    let mut known = serde_json::Map::new();
+    for variable in &loaded.variables {
+        known.entry(&variable.name).or_insert_with(|| {
+            serde_json::json!({
+                "Name": variable.name,
+                "DefaultValue": variable.default.as_deref().unwrap_or_default(),
+                "PresenceValue": variable.alternate.as_deref().unwrap_or_default(),
+                "Required": variable.required,
+            })
+        });
+    }
+    known.sort_keys();
+    format!("{:#}\n", serde_json::Value::Object(known))
 }
 
 /// Puts digests into the images of the project and of its canonical tree.

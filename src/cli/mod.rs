@@ -18,6 +18,7 @@ mod output;
 mod project;
 mod ps;
 mod restart;
+mod schema;
 mod start;
 mod stop;
 mod terminal;
@@ -72,15 +73,18 @@ enum Command {
     Restart(restart::Restart),
     Kill(kill::Kill),
     #[command(
+        alias = "convert",
         long_about = "Print the project as the files, the environment and the defaults make it\n\n\
             Merged, interpolated, checked, in canonical form. Needs no engine. Mistakes are shown \
             with their place, all at once.",
         after_help = "Examples:\n  \
             wharf config -q              check only; the exit code tells\n  \
             wharf config --services      names, dependencies first\n  \
+            wharf config --explain services.web.ports   which line of which file says so\n  \
             wharf config --hash web      what tells whether a container has to be replaced"
     )]
     Config(config::ConfigArgs),
+    Schema(schema::Schema),
     Ls(ls::Ls),
     Version(version::Version),
     Engine(engine::Engine),
@@ -125,6 +129,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
         Command::Config(arguments) => print_config(&arguments, context),
+        Command::Schema(schema) => schema.run(context),
         Command::Ls(ls) => ls.run(context),
         Command::Version(version) => version.run(context),
         Command::Engine(engine) => engine.run(context),

@@ -4,21 +4,28 @@
 //! that is wrong. Missing keys and empty values are no business of this phase: another file may
 //! still supply them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::schema::{self, Object, Shape};
 use super::units;
 use crate::source::interpolate::{self, TemplateError, Variable};
-use crate::source::{Diagnostic, Node, Span, Tag, TreePath, Value};
+use crate::source::{Diagnostic, History, Node, Origin, Span, Step, Tag, TreePath, Value};
 
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
 
+/// Where the variables stand that come from env files. The others are the process's.
+pub type Places = BTreeMap<String, Span>;
+
 /// One walk over one document.
 pub struct Admission<'a> {
     pub environment: &'a Environment,
+    pub places: &'a Places,
     pub interpolate: bool,
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// What is wrong only if no later file replaces the value.
+    pub deferred: &'a mut Vec<Diagnostic>,
     /// Names that were found unset in this load; each is reported once.
     pub unset: &'a mut BTreeSet<String>,
     pub variables: &'a mut Vec<Variable>,
@@ -39,7 +46,7 @@ impl Admission<'_> {
                 // Nothing can be said of a value that is still a template.
                 return;
             }
-            match self.substitute(text, node.span) {
+            match self.substitute(text, node.span, &mut node.history) {
                 Some(new) => *text = new,
                 None => return,
             }
@@ -187,11 +194,23 @@ impl Admission<'_> {
         });
     }
 
-    fn substitute(&mut self, text: &str, span: Span) -> Option<String> {
+    fn substitute(&mut self, text: &str, span: Span, history: &mut History) -> Option<String> {
         let mut missing = Vec::new();
-        let lookup = |name: &str| self.environment.get(name).cloned();
+        let used: RefCell<Vec<(String, Origin)>> = RefCell::default();
+        let lookup = |name: &str| {
+            let value = self.environment.get(name).cloned();
+            let mut used = used.borrow_mut();
+            if !used.iter().any(|(known, _)| known == name) {
+                used.push((name.to_owned(), origin(name, self.environment, self.places)));
+            }
+            value
+        };
         let result =
             interpolate::substitute(text, &lookup, &mut |name| missing.push(name.to_owned()));
+        let used = used.into_inner();
+        for (name, from) in used {
+            history.push(Step::Variable { name, from });
+        }
         match result {
             Ok(new) => {
                 let new = new.into_owned();
@@ -245,14 +264,26 @@ impl Admission<'_> {
                     self.path
                 ),
             )
-            .at(node.span),
+            .at(node.span)
+            .labels_of(&node.history),
         );
     }
 
     fn wrong_value(&mut self, node: &Node, reason: String) {
-        self.diagnostics.push(
-            Diagnostic::error("wrong-value", format!("{}: {reason}", self.path)).at(node.span),
-        );
+        let diagnostic = self.wrong(node, reason);
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Wrong unless a later file replaces it.
+    fn doubtful_value(&mut self, node: &Node, reason: String) {
+        let diagnostic = self.wrong(node, reason);
+        self.deferred.push(diagnostic);
+    }
+
+    fn wrong(&self, node: &Node, reason: String) -> Diagnostic {
+        Diagnostic::error("wrong-value", format!("{}: {reason}", self.path))
+            .at(node.span)
+            .labels_of(&node.history)
     }
 
     fn bool(&mut self, node: &mut Node) {
@@ -317,7 +348,7 @@ impl Admission<'_> {
         };
         match units::parse_bytes(&text) {
             Ok(bytes) => node.value = Value::Text(bytes.to_string()),
-            Err(error) => self.wrong_value(node, error.to_string()),
+            Err(error) => self.doubtful_value(node, error.to_string()),
         }
     }
 
@@ -337,7 +368,7 @@ impl Admission<'_> {
         };
         match mode.filter(|mode| (0..=0o7777).contains(mode)) {
             Some(mode) => node.value = Value::Text(format!("0{mode:o}")),
-            None => self.wrong_value(
+            None => self.doubtful_value(
                 node,
                 "is no file mode; write it in octal as in \"0440\"".into(),
             ),
@@ -364,6 +395,15 @@ impl Admission<'_> {
             Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
             None => diagnostic,
         });
+    }
+}
+
+/// Where the value of a variable comes from.
+pub fn origin(name: &str, environment: &Environment, places: &Places) -> Origin {
+    match (environment.contains_key(name), places.get(name)) {
+        (false, _) => Origin::Unset,
+        (true, Some(span)) => Origin::File(*span),
+        (true, None) => Origin::Process,
     }
 }
 

@@ -9,6 +9,8 @@ use crate::source::{Diagnostic, Map, Node, Tag, Value};
 /// What a canonicalisation needs beside the tree.
 pub struct Canonical<'a> {
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// What is wrong only if no later file replaces the value.
+    pub deferred: &'a mut Vec<Diagnostic>,
     /// Values may still hold `${…}`; such short forms stay as they are.
     pub templates: bool,
     /// Ports of the whole load. `1-65535` on every service would be a bomb.
@@ -287,9 +289,9 @@ impl Canonical<'_> {
                     .collect();
                 replace(node, Value::List(words));
             }
-            None => self.refuse(
-                node,
-                format!("invalid command line: unbalanced quote in {line:?}"),
+            None => self.deferred.push(
+                Diagnostic::error("wrong-value", "invalid command line: unbalanced quote")
+                    .at(node.span),
             ),
         }
     }
@@ -401,7 +403,11 @@ impl Canonical<'_> {
                             self.refuse(&item, message);
                             break;
                         }
-                        ports.extend(found.into_iter().map(|p| p.node(item.span)));
+                        ports.extend(found.into_iter().map(|p| {
+                            let mut port = p.node(item.span);
+                            port.history = item.history.clone();
+                            port
+                        }));
                     }
                     Err(error) => self.diagnostics.push(
                         Diagnostic::error("port", error.to_string())
@@ -432,7 +438,9 @@ impl Canonical<'_> {
                                 .help("a volume's name needs two letters in this form"),
                             );
                             }
+                            let history = std::mem::take(&mut item.history);
                             *item = volume.node(span);
+                            item.history = history;
                         }
                         Err(error) => self.diagnostics.push(
                             Diagnostic::error("volume", error.to_string())

@@ -9,6 +9,7 @@ use super::Project;
 use super::admit::Environment;
 use super::find::line_span;
 use super::model::Session;
+use super::rule;
 use crate::source::{Diagnostic, Map, Node, Span, Value, dotenv};
 
 /// Reads the files of every service; `environment` and `labels` win over them (E7, E12). The keys
@@ -39,6 +40,9 @@ pub fn resolve(session: &mut Session<'_>, root: &mut Node, project: &Environment
 
 type Values = IndexMap<String, String>;
 
+/// Values with the line of the file that has them, and the place that names the file.
+type Found = IndexMap<String, (String, Span, Span)>;
+
 fn values(service: &Map, key: &str) -> Values {
     service
         .get(key)
@@ -50,22 +54,31 @@ fn values(service: &Map, key: &str) -> Values {
 }
 
 /// Puts what files say under what the service says itself.
-fn fill(service: &mut Map, key: &str, found: IndexMap<String, (String, Span)>) {
+fn fill(service: &mut Map, key: &str, found: Found) {
     if found.is_empty() {
         return;
     }
-    let Some(span) = found.values().next().map(|(_, span)| *span) else {
+    let Some(span) = found.values().next().map(|(_, _, named_at)| *named_at) else {
         return;
     };
     let mut merged: Map = found
         .into_iter()
-        .map(|(name, (value, span))| (name, Node::text(span, value)))
+        .map(|(name, (value, span, named_at))| {
+            let mut node = Node::text(span, value);
+            node.history.rule(rule::ENV_FILE, named_at);
+            (name, node)
+        })
         .collect();
     let entry = service
         .entry(key.to_owned())
         .or_insert_with(|| Node::new(span, Value::Map(Map::new())));
     if let Some(own) = entry.as_map_mut() {
-        merged.extend(std::mem::take(own));
+        for (name, mut value) in std::mem::take(own) {
+            if let Some(below) = merged.get(&name) {
+                value.history.rule(rule::REPLACE, below.span);
+            }
+            merged.insert(name, value);
+        }
         *own = merged;
     }
 }
@@ -74,7 +87,7 @@ fn read(
     session: &mut Session<'_>,
     files: &Node,
     lookup: impl Fn(&str, &Values) -> Option<String>,
-) -> IndexMap<String, (String, Span)> {
+) -> Found {
     let mut texts = Values::new();
     let mut found = IndexMap::new();
     for item in files.as_list().unwrap_or_default() {
@@ -138,9 +151,10 @@ fn read(
         }
         match parsed {
             Ok(parsed) => {
-                for (name, value) in parsed {
-                    texts.insert(name.clone(), value.clone());
-                    found.insert(name, (value, at));
+                for (name, assignment) in parsed {
+                    let span = session.assigned_at(id, &assignment);
+                    texts.insert(name.clone(), assignment.value.clone());
+                    found.insert(name, (assignment.value, span, at));
                 }
             }
             Err(error) => {

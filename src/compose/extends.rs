@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use super::merge;
 use super::model::{Model, Session};
 use super::paths::{Resolver, clean, is_remote_context};
+use super::rule;
 use super::schema::{self, Shape};
-use crate::source::{Diagnostic, Map, Node, Span, TreePath, Value};
+use crate::source::{Diagnostic, Map, Node, Span, Step, TreePath, Value};
 
 /// A base may be empty.
 static BASE: Shape = Shape::OneOf(&[Shape::Object(&schema::SERVICE), Shape::Null]);
@@ -19,6 +20,8 @@ struct Link {
     file: PathBuf,
     name: String,
     service: Node,
+    /// Where it names its base.
+    extends_at: Option<Span>,
     /// It stands in the document that is being loaded, so its result is kept.
     is_local: bool,
 }
@@ -55,6 +58,7 @@ fn resolve(
         file: path.to_owned(),
         name: name.clone(),
         service: first.clone(),
+        extends_at: None,
         is_local: true,
     }];
     let mut failed = false;
@@ -70,6 +74,7 @@ fn resolve(
         if extends.is_null() || extends.tag.is_some() {
             break;
         }
+        last.extends_at = Some(extends.entry_span());
         let (file, from, is_local) = (last.file.clone(), last.name.clone(), last.is_local);
         match base(session, services, &file, &from, is_local, &extends, model) {
             None => {
@@ -100,12 +105,18 @@ fn resolve(
         if base.is_local {
             services.insert(base.name, base.service);
         }
-        merge::reset(&mut service, &child.service);
+        let extent = Some(service.span);
+        merge::reset(&mut service, &mut child.service);
         merge::settle(&mut child.service);
         service.key = child.service.key;
         service.span = child.service.span;
         merge::service(&mut service, child.service, &mut session.diagnostics);
         merge::unique_service(&mut service);
+        service.history.push(Step::Rule {
+            name: rule::EXTENDS,
+            at: child.extends_at,
+            extent,
+        });
         base = Link { service, ..child };
     }
     services.insert(base.name, base.service);
@@ -139,6 +150,7 @@ fn base(
             file: file.to_owned(),
             name: service.to_owned(),
             service: found.clone(),
+            extends_at: None,
             is_local: true,
         });
     }
@@ -175,7 +187,7 @@ fn base(
     let mut at = TreePath::default();
     at.push_key("services");
     at.push_key(service);
-    session.admit(&mut found, &BASE, at, model.environment);
+    session.admit(&mut found, &BASE, at, model);
     if found.is_null() {
         found.value = Value::Map(Map::new());
     }
@@ -213,6 +225,7 @@ fn base(
         file: target,
         name: service.to_owned(),
         service: found,
+        extends_at: None,
         is_local: false,
     })
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::admit::Environment;
+use super::admit::{Environment, Places};
 use super::extends::clean_path;
 use super::model::{STDIN, Session};
 use super::{InvalidProjectName, ProjectName};
@@ -87,6 +87,8 @@ pub struct Found {
     pub directory: PathBuf,
     /// Variables for interpolation: the process's over those of the env files.
     pub environment: Environment,
+    /// Where those of them stand that come from env files.
+    pub places: Places,
     /// Explicit env files, absolute.
     pub env_files: Vec<PathBuf>,
 }
@@ -118,14 +120,21 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
         .get("COMPOSE_DISABLE_ENV_FILE")
         .is_some_and(|v| matches!(v.as_str(), "1" | "true" | "TRUE" | "True" | "t"));
     let mut from_files = Environment::new();
+    let mut places = Places::new();
     if env_files.is_empty() {
         if !no_implicit {
-            implicit_env(session, &start, &environment, &mut from_files);
+            implicit_env(
+                session,
+                &start,
+                &environment,
+                (&mut from_files, &mut places),
+            );
         }
     } else {
         for file in &env_files {
             // A later file overrides an earlier one (E2).
-            for (name, value) in env_file(session, file, &environment, &from_files) {
+            for (name, value, at) in env_file(session, file, &environment, &from_files) {
+                places.insert(name.clone(), at);
                 from_files.insert(name, value);
             }
         }
@@ -167,8 +176,14 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
             .map_or_else(|| options.current_dir.clone(), Path::to_owned),
     };
     if env_files.is_empty() && !no_implicit && directory != start {
-        implicit_env(session, &directory, &environment, &mut from_files);
+        implicit_env(
+            session,
+            &directory,
+            &environment,
+            (&mut from_files, &mut places),
+        );
     }
+    places.retain(|name, _| !environment.contains_key(name));
     for (name, value) in from_files {
         environment.entry(name).or_insert(value);
     }
@@ -176,6 +191,7 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
         files,
         directory,
         environment,
+        places,
         env_files,
     }
 }
@@ -220,11 +236,12 @@ fn implicit_env(
     session: &mut Session<'_>,
     directory: &Path,
     environment: &Environment,
-    into: &mut Environment,
+    (into, places): (&mut Environment, &mut Places),
 ) {
     let file = directory.join(".env");
     if session.files.is_file(&file) {
-        for (name, value) in env_file(session, &file, environment, into) {
+        for (name, value, at) in env_file(session, &file, environment, into) {
+            places.entry(name.clone()).or_insert(at);
             into.entry(name).or_insert(value);
         }
     }
@@ -235,7 +252,7 @@ fn env_file(
     file: &Path,
     environment: &Environment,
     earlier: &Environment,
-) -> Vec<(String, String)> {
+) -> Vec<(String, String, Span)> {
     let id = match session.read(file) {
         Ok(id) => id,
         Err(error) => {
@@ -255,7 +272,13 @@ fn env_file(
     let text = session.sources.shared_text(id);
     let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).cloned();
     match dotenv::parse(&text, &lookup, &mut |_| {}) {
-        Ok(found) => found.into_iter().collect(),
+        Ok(found) => found
+            .into_iter()
+            .map(|(name, assignment)| {
+                let at = session.assigned_at(id, &assignment);
+                (name, assignment.value, at)
+            })
+            .collect(),
         Err(error) => {
             let span = line_span(session, id, error.line());
             session.diagnostics.push(

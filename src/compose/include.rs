@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::admit::Environment;
+use super::admit::{Environment, Places};
 use super::extends::{is_remote, remote};
 use super::merge;
 use super::model::{Model, Session};
@@ -187,6 +187,7 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
         None => first.parent().unwrap_or(Path::new("/")).to_owned(),
     };
     let mut environment = model.environment.clone();
+    let mut places = model.places.clone();
     let env_files = match &item.env_files {
         Some(files) => files
             .iter()
@@ -204,7 +205,7 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
     for file in env_files {
         extend_environment(
             session,
-            &mut environment,
+            (&mut environment, &mut places),
             model.environment,
             &file,
             item.span,
@@ -213,11 +214,13 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
     for file in &files {
         // Reported here, at the line that names it; `documents` then finds it known as missing.
         session.documents(file, Some(item.span))?;
+        session.note_included(file, item.span);
     }
     let mut included = session.model(&Model {
         files: &files,
         directory: &directory,
         environment: &environment,
+        places: &places,
         chain: &chain,
     })?;
     for section in ["secrets", "configs"] {
@@ -244,24 +247,26 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
 /// Adds the variables of an env file below those that are set (parent wins, N2).
 fn extend_environment(
     session: &mut Session<'_>,
-    environment: &mut Environment,
+    (environment, places): (&mut Environment, &mut Places),
     parent: &Environment,
     file: &Path,
     at: Span,
 ) {
-    let text = match session.read(file) {
-        Ok(id) => session.sources.shared_text(id),
+    let id = match session.read(file) {
+        Ok(id) => id,
         Err(error) => {
             session.unreadable(file, &error, Some(at));
             return;
         }
     };
+    let text = session.sources.shared_text(id);
     let found = dotenv::parse(&text, &|name| environment.get(name).cloned(), &mut |_| {});
     match found {
         Ok(found) => {
-            for (name, value) in found {
+            for (name, assignment) in found {
                 if !parent.contains_key(&name) {
-                    environment.insert(name, value);
+                    places.insert(name.clone(), session.assigned_at(id, &assignment));
+                    environment.insert(name, assignment.value);
                 }
             }
         }

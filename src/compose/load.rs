@@ -11,7 +11,9 @@ use super::{
     Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
 };
 use crate::source::interpolate::Variable;
-use crate::source::{Diagnostic, Files, Map, Node, SourceMap, TreePath, Value, diagnostic};
+use crate::source::{
+    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, TreePath, Value, diagnostic,
+};
 
 /// What a load found out.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Loaded {
     pub variables: Vec<Variable>,
     /// Every profile that a service names, enabled or not.
     pub profiles: Vec<String>,
+    /// The `include` entries that files were read for.
+    pub included_at: BTreeMap<FileId, Span>,
 }
 
 impl Loaded {
@@ -60,6 +64,7 @@ pub fn load(options: &LoadOptions, files: &dyn Files) -> Loaded {
         environment: found.environment,
         variables: session.variables,
         profiles,
+        included_at: session.included_at,
     }
 }
 
@@ -107,6 +112,7 @@ fn project(
         files: &found.files,
         directory: &found.directory,
         environment: &found.environment,
+        places: &found.places,
         chain: &[],
     });
     let Some(mut root) = root else {
@@ -123,6 +129,7 @@ fn project(
             .push(Diagnostic::error("empty-file", "empty compose file"));
         return (None, Vec::new());
     }
+    session.report_deferred(&root);
     admit::refuse_nulls(
         &root,
         &Shape::Object(&schema::PROJECT),

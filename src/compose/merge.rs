@@ -5,7 +5,8 @@
 
 use indexmap::IndexMap;
 
-use crate::source::{Diagnostic, Map, Node, Tag, Value};
+use super::rule;
+use crate::source::{Diagnostic, Map, Node, Step, Tag, Value};
 
 /// The way to the value being merged, as a list that needs no allocation.
 #[derive(Clone, Copy)]
@@ -88,40 +89,57 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
     if right.is_null() {
         return;
     }
+    let at = right.span;
     match (&mut left.value, &mut right.value, rule) {
         (_, _, Rule::Replace) => {
             let key = left.key;
+            succeed(&mut right, left, rule::REPLACE);
             *left = right;
             left.key = left.key.or(key);
         }
-        (Value::Map(left), Value::Map(right), Rule::Logging) => {
+        (Value::Map(below), Value::Map(above), Rule::Logging) => {
             let driver = |map: &Map| map.get("driver").and_then(Node::as_str).map(str::to_owned);
-            match (driver(left), driver(right)) {
-                (Some(a), Some(b)) if a != b => *left = std::mem::take(right),
-                _ => maps(left, std::mem::take(right), path, diagnostics),
+            match (driver(below), driver(above)) {
+                (Some(a), Some(b)) if a != b => {
+                    succeed(&mut right, left, rule::REPLACE_DRIVER);
+                    *left = right;
+                }
+                _ => {
+                    maps(below, std::mem::take(above), path, diagnostics);
+                    left.history.rule(rule::MERGE, at);
+                }
             }
         }
-        (Value::Map(left), Value::Map(right), Rule::Variables) => {
-            for (name, value) in std::mem::take(right) {
-                left.insert(name, value);
+        (Value::Map(below), Value::Map(above), Rule::Variables) => {
+            for (name, mut value) in std::mem::take(above) {
+                if let Some(old) = below.get(&name) {
+                    succeed(&mut value, old, rule::REPLACE);
+                }
+                below.insert(name, value);
             }
+            left.history.rule(rule::MERGE, at);
         }
-        (Value::Map(left), Value::Map(right), _) => {
-            maps(left, std::mem::take(right), path, diagnostics);
+        (Value::Map(below), Value::Map(above), _) => {
+            maps(below, std::mem::take(above), path, diagnostics);
+            left.history.rule(rule::MERGE, at);
         }
-        (Value::List(left), Value::List(right), Rule::Pools) => {
-            for pool in std::mem::take(right) {
+        (Value::List(below), Value::List(above), Rule::Pools) => {
+            for pool in std::mem::take(above) {
                 let subnet = pool.get_str("subnet").map(str::to_owned);
-                let same = left
+                let same = below
                     .iter_mut()
                     .find(|p| subnet.is_some() && p.get_str("subnet") == subnet.as_deref());
                 match same {
                     Some(same) => merge(same, pool, path, diagnostics),
-                    None => left.push(pool),
+                    None => below.push(pool),
                 }
             }
+            left.history.rule(rule::MERGE_SUBNET, at);
         }
-        (Value::List(left), Value::List(right), _) => left.append(right),
+        (Value::List(below), Value::List(above), _) => {
+            below.append(above);
+            left.history.rule(rule::APPEND, at);
+        }
         (Value::Map(_) | Value::List(_), _, _) | (_, Value::Map(_) | Value::List(_), _) => {
             diagnostics.push(
                 Diagnostic::error(
@@ -134,6 +152,16 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
             );
         }
         _ => *left = right,
+    }
+}
+
+/// Notes which value another one takes the place of, and which ones that one had replaced.
+fn succeed(new: &mut Node, old: &Node, name: &'static str) {
+    new.history.rule(name, old.span);
+    for step in old.history.steps() {
+        if matches!(step, Step::Rule { name, .. } if rule::replaces(name)) {
+            new.history.push(step.clone());
+        }
     }
 }
 
@@ -152,14 +180,18 @@ fn maps(left: &mut Map, right: Map, path: &Path, diagnostics: &mut Vec<Diagnosti
     }
 }
 
-/// Removes from `target` what the document resets or overrides (M13). The document stays as it is.
-pub fn reset(target: &mut Node, document: &Node) {
-    let (Value::Map(target), Value::Map(document)) = (&mut target.value, &document.value) else {
+/// Removes from `target` what the document resets or overrides (M13). Of the document only the
+/// histories change.
+pub fn reset(target: &mut Node, document: &mut Node) {
+    let (Value::Map(target), Value::Map(document)) = (&mut target.value, &mut document.value)
+    else {
         return;
     };
     for (key, value) in document {
         if value.tag.is_some() {
-            target.shift_remove(key);
+            if let Some(old) = target.shift_remove(key) {
+                succeed(value, &old, rule::OVERRIDE);
+            }
         } else if let Some(target) = target.get_mut(key) {
             reset(target, value);
         }
@@ -197,23 +229,29 @@ pub fn unique_service(service: &mut Node) {
     for key in [
         "cap_add", "cap_drop", "profiles", "links", "expose", "tmpfs",
     ] {
-        unique(service.get_mut(key), |n| n.scalar_text());
+        unique(service.get_mut(key), rule::UNIQUE_VALUE, |n| {
+            n.scalar_text()
+        });
     }
     for key in ["dns", "dns_opt", "dns_search", "label_file", "extra_hosts"] {
-        unique(service.get_mut(key), |n| n.scalar_text());
+        unique(service.get_mut(key), rule::UNIQUE_VALUE, |n| {
+            n.scalar_text()
+        });
     }
     for key in ["volumes", "devices"] {
-        unique(service.get_mut(key), |n| {
+        unique(service.get_mut(key), rule::UNIQUE_TARGET, |n| {
             n.get_str("target").map(str::to_owned)
         });
     }
-    unique(service.get_mut("env_file"), |n| {
+    unique(service.get_mut("env_file"), rule::UNIQUE_PATH, |n| {
         n.as_str().or_else(|| n.get_str("path")).map(str::to_owned)
     });
     for (key, directory) in [("secrets", "/run/secrets/"), ("configs", "/")] {
-        unique(service.get_mut(key), |n| file_target(n, directory));
+        unique(service.get_mut(key), rule::UNIQUE_TARGET, |n| {
+            file_target(n, directory)
+        });
     }
-    unique(service.get_mut("ports"), |n| {
+    unique(service.get_mut("ports"), rule::UNIQUE_PORT, |n| {
         n.as_map()?;
         let text = |key: &str| n.get(key).and_then(Node::scalar_text);
         Some(format!(
@@ -226,13 +264,15 @@ pub fn unique_service(service: &mut Node) {
     });
     if let Some(build) = service.get_mut("build").and_then(Node::as_map_mut) {
         for key in ["tags", "extra_hosts", "platforms"] {
-            unique(build.get_mut(key), |n| n.scalar_text());
+            unique(build.get_mut(key), rule::UNIQUE_VALUE, |n| n.scalar_text());
         }
     }
     let networks = service.get_mut("networks").and_then(Node::as_map_mut);
     for network in networks.into_iter().flat_map(Map::values_mut) {
         for key in ["aliases", "link_local_ips"] {
-            unique(network.get_mut(key), |n| n.scalar_text());
+            unique(network.get_mut(key), rule::UNIQUE_VALUE, |n| {
+                n.scalar_text()
+            });
         }
     }
 }
@@ -247,7 +287,7 @@ pub fn file_target(node: &Node, directory: &str) -> Option<String> {
 }
 
 /// Keeps the last entry of each identity, at the place of the first. Entries without one stay.
-fn unique(list: Option<&mut Node>, identity: impl Fn(&Node) -> Option<String>) {
+fn unique(list: Option<&mut Node>, name: &'static str, identity: impl Fn(&Node) -> Option<String>) {
     let Some(list) = list.and_then(Node::as_list_mut) else {
         return;
     };
@@ -256,11 +296,14 @@ fn unique(list: Option<&mut Node>, identity: impl Fn(&Node) -> Option<String>) {
     }
     let mut slots: Vec<Node> = Vec::with_capacity(list.len());
     let mut seen: IndexMap<String, usize> = IndexMap::new();
-    for node in std::mem::take(list) {
+    for mut node in std::mem::take(list) {
         match identity(&node) {
             None => slots.push(node),
             Some(id) => match seen.get(&id) {
-                Some(at) => slots[*at] = node,
+                Some(at) => {
+                    succeed(&mut node, &slots[*at], name);
+                    slots[*at] = node;
+                }
                 None => {
                     seen.insert(id, slots.len());
                     slots.push(node);

@@ -9,14 +9,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::admit::{Admission, Environment};
+use super::admit::{Admission, Environment, Places, origin};
 use super::canonical::Canonical;
 use super::paths::Resolver;
 use super::schema::{self, Shape};
 use super::{extends, include, merge, normalize};
+use crate::source::dotenv::Assignment;
 use crate::source::interpolate::Variable;
 use crate::source::{
-    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Tag, TreePath, Value, files, parse,
+    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Step, Tag, TreePath, Value, files, parse,
 };
 
 /// What all models of one load share.
@@ -42,6 +43,10 @@ pub struct Session<'a> {
     /// Values of `environment:` secrets and configs of included models, whose environment is not
     /// the project's (N5). By `secrets.NAME` and `configs.NAME`.
     pub included_values: BTreeMap<String, Option<String>>,
+    /// Mistakes in values that a later file may still replace.
+    pub deferred: Vec<Diagnostic>,
+    /// The `include` entries that files were read for.
+    pub included_at: BTreeMap<FileId, Span>,
 }
 
 /// The files of one model and what they are read with.
@@ -49,6 +54,8 @@ pub struct Model<'a> {
     pub files: &'a [PathBuf],
     pub directory: &'a Path,
     pub environment: &'a Environment,
+    /// Where those of the variables stand that come from env files.
+    pub places: &'a Places,
     /// The files that led here through `include`.
     pub chain: &'a [PathBuf],
 }
@@ -75,6 +82,8 @@ impl<'a> Session<'a> {
             texts: BTreeMap::new(),
             parsed: BTreeMap::new(),
             included_values: BTreeMap::new(),
+            deferred: Vec::new(),
+            included_at: BTreeMap::new(),
         }
     }
 
@@ -117,6 +126,22 @@ impl<'a> Session<'a> {
         documents
     }
 
+    /// The place of a variable in an env file that was read.
+    pub fn assigned_at(&self, file: FileId, assignment: &Assignment) -> Span {
+        Span {
+            start: assignment.start,
+            end: assignment.end,
+            ..self.sources.start_of(file)
+        }
+    }
+
+    /// Notes that a file is read because of an `include`.
+    pub fn note_included(&mut self, path: &Path, at: Span) {
+        if let Some(file) = self.texts.get(path) {
+            self.included_at.entry(*file).or_insert(at);
+        }
+    }
+
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
         self.is_partial = true;
         let code = match error.kind() {
@@ -137,11 +162,13 @@ impl<'a> Session<'a> {
     }
 
     /// Interpolates, checks and canonicalises a part of a document.
-    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: TreePath, env: &Environment) {
+    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: TreePath, model: &Model<'_>) {
         Admission {
-            environment: env,
+            environment: model.environment,
+            places: model.places,
             interpolate: self.interpolate,
             diagnostics: &mut self.diagnostics,
+            deferred: &mut self.deferred,
             unset: &mut self.unset,
             variables: &mut self.variables,
             path,
@@ -152,6 +179,7 @@ impl<'a> Session<'a> {
     pub fn canonical(&mut self) -> Canonical<'_> {
         Canonical {
             diagnostics: &mut self.diagnostics,
+            deferred: &mut self.deferred,
             templates: !self.interpolate,
             n_ports: &mut self.n_ports,
         }
@@ -194,7 +222,7 @@ impl<'a> Session<'a> {
                     &mut document,
                     &Shape::Object(&schema::PROJECT),
                     TreePath::default(),
-                    model.environment,
+                    model,
                 );
                 self.resource_names(&document);
                 if let Some(version) = document
@@ -213,10 +241,12 @@ impl<'a> Session<'a> {
                     }
                 }
                 self.canonical().project(&mut document);
-                include::apply(self, &mut document, path, model);
                 if let Some(merged) = &mut merged {
-                    merge::reset(merged, &document);
+                    // Before the include: merging the document over what it includes uses its
+                    // tags up.
+                    merge::reset(merged, &mut document);
                 }
+                include::apply(self, &mut document, path, model);
                 extends::apply(self, &mut document, path, model);
                 merge::settle(&mut document);
                 match &mut merged {
@@ -229,7 +259,7 @@ impl<'a> Session<'a> {
             }
         }
         let mut merged = merged?;
-        inherit_variables(&mut merged, model.environment);
+        inherit_variables(&mut merged, model);
         normalize::defaults(&mut merged);
         if self.resolve_paths {
             Resolver {
@@ -238,6 +268,7 @@ impl<'a> Session<'a> {
             }
             .project(&mut merged);
             self.resolve_watched(&mut merged);
+            self.warn_bare_layouts(&merged, model.directory);
         }
         Some(merged)
     }
@@ -270,6 +301,54 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// `oci:name` is a repository named `oci` with a tag, as everywhere; who has a directory of
+    /// that name may have meant it.
+    fn warn_bare_layouts(&mut self, root: &Node, directory: &Path) {
+        let services = root.get("services").and_then(Node::as_map);
+        for image in services
+            .into_iter()
+            .flat_map(Map::values)
+            .filter_map(|s| s.get("image"))
+        {
+            let Some((scheme, name)) = image.as_str().and_then(|text| text.split_once(':')) else {
+                continue;
+            };
+            if !matches!(scheme, "oci" | "rootfs") || name.is_empty() || name.contains('/') {
+                continue;
+            }
+            let layout = name.split(':').next().unwrap_or(name);
+            if self.files.is_dir(&directory.join(layout)) {
+                self.diagnostics.push(
+                    Diagnostic::warning(
+                        "bare-layout",
+                        format!("image \"{scheme}:{name}\" is the tag {name} of the repository {scheme}, not the directory {layout}"),
+                    )
+                    .at(image.span)
+                    .help(format!("write {scheme}:./{name} for the directory")),
+                );
+            }
+        }
+    }
+
+    /// Reports the mistakes in values that are still there when all files have spoken. The
+    /// reference reads sizes, modes and command lines only then.
+    pub fn report_deferred(&mut self, root: &Node) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let mut left = BTreeSet::new();
+        spans(root, &mut left);
+        for diagnostic in std::mem::take(&mut self.deferred) {
+            if diagnostic
+                .labels
+                .first()
+                .is_none_or(|l| left.contains(&l.span))
+            {
+                self.diagnostics.push(diagnostic);
+            }
+        }
+    }
+
     /// Names of resources become parts of file names and labels.
     fn resource_names(&mut self, document: &Node) {
         for section in [
@@ -297,18 +376,31 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The places of all values of a tree.
+fn spans(node: &Node, into: &mut BTreeSet<Span>) {
+    into.insert(node.span);
+    match &node.value {
+        Value::Map(map) => map.values().for_each(|child| spans(child, into)),
+        Value::List(list) => list.iter().for_each(|child| spans(child, into)),
+        _ => {}
+    }
+}
+
 /// `KEY` without a value takes the variable of that name (E7); a build argument without one is
 /// dropped (V5).
-fn inherit_variables(root: &mut Node, environment: &Environment) {
+fn inherit_variables(root: &mut Node, model: &Model<'_>) {
     let services = root.get_mut("services").and_then(Node::as_map_mut);
     for service in services.into_iter().flat_map(Map::values_mut) {
         let inherit = |map: Option<&mut Map>| {
             for (name, value) in map.into_iter().flatten() {
                 if value.is_null()
                     && value.tag != Some(Tag::Reset)
-                    && let Some(text) = environment.get(name)
+                    && let Some(text) = model.environment.get(name)
                 {
                     value.value = Value::Text(text.clone());
+                    let from = origin(name, model.environment, model.places);
+                    let name = name.clone();
+                    value.history.push(Step::Variable { name, from });
                 }
             }
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::rule;
 use crate::source::{Map, Node, Span, Value};
 
 /// Fills in defaults that stand inside one value. Runs before paths are resolved, because a missing
@@ -87,9 +88,18 @@ fn default(map: &mut Map, key: &str, span: Span, value: Value) {
     match map.get(key) {
         Some(node) if !node.is_null() => {}
         _ => {
-            map.insert(key.to_owned(), Node::new(span, value));
+            let mut node = Node::new(span, value);
+            node.history.implied(rule::DEFAULT);
+            map.insert(key.to_owned(), node);
         }
     }
+}
+
+/// A node that no text says.
+fn implied_node(span: Span, value: Value, rule: &'static str) -> Node {
+    let mut node = Node::new(span, value);
+    node.history.implied(rule);
+    node
 }
 
 fn secret_target(secret: &mut Node) {
@@ -134,8 +144,14 @@ pub fn normalize(root: &mut Node, project: &str) {
             && !service.contains_key("network_mode")
             && !service.contains_key("provider")
         {
-            let networks = Map::from_iter([("default".to_owned(), Node::new(span, Value::Null))]);
-            service.insert("networks".to_owned(), Node::new(span, Value::Map(networks)));
+            let networks = Map::from_iter([(
+                "default".to_owned(),
+                implied_node(span, Value::Null, rule::DEFAULT_NETWORK),
+            )]);
+            service.insert(
+                "networks".to_owned(),
+                implied_node(span, Value::Map(networks), rule::DEFAULT_NETWORK),
+            );
         }
         if service
             .get("networks")
@@ -173,7 +189,7 @@ pub fn normalize(root: &mut Node, project: &str) {
             .map(|networks| {
                 networks
                     .entry("default".to_owned())
-                    .or_insert_with(|| Node::new(span, Value::Null))
+                    .or_insert_with(|| implied_node(span, Value::Null, rule::DEFAULT_NETWORK))
             });
     }
     for section in ["networks", "volumes", "configs", "secrets"] {
@@ -194,7 +210,10 @@ pub fn normalize(root: &mut Node, project: &str) {
             match map.get("name").and_then(Node::as_str) {
                 Some(own) if !own.is_empty() => {}
                 _ => {
-                    map.insert("name".to_owned(), Node::text(span, name));
+                    map.insert(
+                        "name".to_owned(),
+                        implied_node(span, Value::Text(name), rule::RESOURCE_NAME),
+                    );
                 }
             }
         }
@@ -247,7 +266,7 @@ fn imply_dependencies(service: &mut Map) {
                 map.insert("restart".into(), Node::new(span, Value::Bool(true)));
             }
             map.insert("required".into(), Node::new(span, Value::Bool(true)));
-            Node::new(span, Value::Map(map))
+            implied_node(span, Value::Map(map), rule::IMPLIED_DEPENDENCY)
         });
     }
 }

@@ -130,6 +130,11 @@ impl Backend for Engine {
         Ok(())
     }
 
+    async fn warnings(&self) -> Vec<String> {
+        // A rule set that cannot be read is no reason to call a project that runs a failure.
+        self.shared.networks.warnings().unwrap_or_default()
+    }
+
     fn subscribe(&self) -> broadcast::Receiver<ContainerChange> {
         self.changes()
     }

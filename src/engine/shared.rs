@@ -302,7 +302,8 @@ impl Shared {
             });
         };
         Ok(ResolvedSource::Bind {
-            path: subpath.map_or_else(|| layer.clone(), |subpath| layer.join(subpath)),
+            path: layer.clone(),
+            subpath: subpath.map(Path::to_owned),
             propagation: None,
             recursive: None,
         })
@@ -311,15 +312,16 @@ impl Shared {
     /// What must not be seen through the image: the engine's own state, when the image is a
     /// directory of the host that contains it.
     pub fn hidden_paths(&self, image: &Image) -> Vec<PathBuf> {
-        let mut hidden = Vec::new();
-        for layer in &image.layers {
-            for root in [&self.roots.data, &self.roots.run] {
-                if let Ok(inside) = root.strip_prefix(layer) {
-                    hidden.push(Path::new("/").join(inside));
-                }
-            }
-        }
-        hidden
+        // Unpacked layers are the engine's own and hold nothing of its state.
+        let outside = |layer: &&PathBuf| !layer.starts_with(&self.roots.data);
+        image
+            .layers
+            .iter()
+            .filter(outside)
+            .flat_map(|layer| {
+                super::container::seen_in(layer, &[&self.roots.data, &self.roots.run])
+            })
+            .collect()
     }
 
     /// `stop_signal:`, else the image's, else SIGTERM.
@@ -422,12 +424,7 @@ impl Shared {
                         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                     }
                 }
-                bind(
-                    mount
-                        .subpath
-                        .as_ref()
-                        .map_or_else(|| dir.clone(), |subpath| dir.join(subpath)),
-                )
+                bind(dir, mount.subpath.clone())
             }
             VolumeMount::Mount {
                 kind,
@@ -435,7 +432,7 @@ impl Shared {
                 options,
             } => match kind.as_str() {
                 "tmpfs" => ResolvedSource::Tmpfs { options },
-                "none" | "bind" => bind(source.into()),
+                "none" | "bind" => bind(source.into(), mount.subpath.clone()),
                 _ => {
                     return Err(EngineError::VolumeKind {
                         volume: mount.volume.clone(),
@@ -558,9 +555,10 @@ impl Shared {
     }
 }
 
-fn bind(path: PathBuf) -> ResolvedSource {
+fn bind(path: PathBuf, subpath: Option<PathBuf>) -> ResolvedSource {
     ResolvedSource::Bind {
         path,
+        subpath,
         propagation: None,
         recursive: None,
     }

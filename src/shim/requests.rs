@@ -140,9 +140,21 @@ impl Shim {
             },
             Call::SignalExec { exec_id, signal } => {
                 let exec = self.execs.iter().find(|exec| exec.id == exec_id);
-                match exec.map(|exec| &exec.phase) {
-                    Some(ExecPhase::Running(process)) => done(pidfd::send_signal(process, signal)),
-                    Some(ExecPhase::Starting { .. }) => {
+                match exec.map(|exec| (exec.pid, &exec.phase)) {
+                    Some((pid, ExecPhase::Running(process))) => {
+                        // It leads a session of its own and is not reaped, so the group is its.
+                        // What it has started would outlive it: of a probe that hangs, for ever (L17).
+                        if let (libc::SIGKILL, Some(group)) =
+                            (signal, rustix::process::Pid::from_raw(pid))
+                        {
+                            let _ = rustix::process::kill_process_group(
+                                group,
+                                rustix::process::Signal::KILL,
+                            );
+                        }
+                        done(pidfd::send_signal(process, signal))
+                    }
+                    Some((_, ExecPhase::Starting { .. })) => {
                         failed(FailureKind::Invalid, "the exec is still starting")
                     }
                     None => failed(FailureKind::Invalid, "no such exec"),

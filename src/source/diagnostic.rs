@@ -5,7 +5,7 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::json;
 
-use super::{SourceMap, Span};
+use super::{History, Origin, SourceMap, Span, Step};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -62,6 +62,27 @@ impl Diagnostic {
             span,
             text: text.into(),
         });
+        self
+    }
+
+    /// The other places that had a part in a value.
+    pub fn labels_of(mut self, history: &History) -> Self {
+        for step in history.steps() {
+            let (span, text) = match step {
+                Step::Alias { at } | Step::MergeKey { at } => (*at, "used here".to_owned()),
+                Step::Variable {
+                    name,
+                    from: Origin::File(at),
+                } => (*at, format!("{name} is set here")),
+                Step::Rule {
+                    name, at: Some(at), ..
+                } => (*at, format!("{name}: this had a part in the value")),
+                Step::Variable { .. } | Step::Rule { at: None, .. } => continue,
+            };
+            if self.labels.iter().all(|label| label.span != span) {
+                self.labels.push(Label { span, text });
+            }
+        }
         self
     }
 

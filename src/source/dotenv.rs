@@ -6,6 +6,17 @@ use indexmap::IndexMap;
 
 use super::interpolate::{self, TemplateError};
 
+/// A variable of an env file, and the bytes of the text that its name takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub value: String,
+    pub start: u32,
+    pub end: u32,
+}
+
+/// The variables of one env file, in its order; the last assignment of a name wins.
+pub type Assignments = IndexMap<String, Assignment>;
+
 /// An env file that cannot be read as one. Lines count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
@@ -40,14 +51,22 @@ pub fn parse(
     text: &str,
     lookup: &dyn Fn(&str) -> Option<String>,
     unset: &mut dyn FnMut(&str),
-) -> Result<IndexMap<String, String>, EnvError> {
+) -> Result<Assignments, EnvError> {
     let mut scanner = Scanner { text, rest: text };
-    let mut found: IndexMap<String, String> = IndexMap::new();
+    let mut found = Assignments::new();
     while scanner.skip_to_statement() {
+        scanner.skip_export();
+        let start = text.len() - scanner.rest.len();
         let (key, inherited) = scanner.key()?;
+        let assign = |value: String| Assignment {
+            value,
+            start: start as u32,
+            end: (start + key.len()) as u32,
+        };
         if inherited {
             if let Some(value) = lookup(&key) {
-                found.insert(key, value);
+                let assignment = assign(value);
+                found.insert(key, assignment);
             }
             continue;
         }
@@ -56,7 +75,8 @@ pub fn parse(
         let value = match value {
             Quoted::Literal(text) => text,
             Quoted::Template(text) => {
-                let both = |name: &str| lookup(name).or_else(|| found.get(name).cloned());
+                let both =
+                    |name: &str| lookup(name).or_else(|| found.get(name).map(|a| a.value.clone()));
                 interpolate::substitute(&text, &both, unset)
                     .map_err(|cause| EnvError::Template {
                         line: scanner.line_of(before),
@@ -65,7 +85,8 @@ pub fn parse(
                     .into_owned()
             }
         };
-        found.insert(key, value);
+        let assignment = assign(value);
+        found.insert(key, assignment);
     }
     Ok(found)
 }
@@ -74,10 +95,13 @@ pub fn parse(
 pub fn parse_raw(
     text: &str,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<IndexMap<String, String>, EnvError> {
-    let mut found = IndexMap::new();
-    for (at, line) in text.lines().enumerate() {
-        let line = line.trim_start();
+) -> Result<Assignments, EnvError> {
+    let mut found = Assignments::new();
+    let mut next = 0;
+    for (at, whole) in text.split_inclusive('\n').enumerate() {
+        let line = whole.trim_end_matches(['\n', '\r']).trim_start();
+        let start = next + (whole.len() - whole.trim_start().len());
+        next += whole.len();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
@@ -89,7 +113,12 @@ pub fn parse_raw(
             return Err(EnvError::SpaceInKey { line: at + 1 });
         }
         if let Some(value) = value.map(str::to_owned).or_else(|| lookup(key)) {
-            found.insert(key.to_owned(), value);
+            let assignment = Assignment {
+                value,
+                start: start as u32,
+                end: (start + key.len()) as u32,
+            };
+            found.insert(key.to_owned(), assignment);
         }
     }
     Ok(found)
@@ -138,13 +167,16 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    /// A key and whether it stands alone, without `=` or `:`.
-    fn key(&mut self) -> Result<(String, bool), EnvError> {
+    fn skip_export(&mut self) {
         if let Some(tail) = self.rest.strip_prefix("export")
             && tail.starts_with([' ', '\t'])
         {
             self.rest = tail.trim_start_matches([' ', '\t']);
         }
+    }
+
+    /// A key and whether it stands alone, without `=` or `:`.
+    fn key(&mut self) -> Result<(String, bool), EnvError> {
         for (at, c) in self.rest.char_indices() {
             match c {
                 '=' | ':' => {
@@ -292,7 +324,11 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<(String, String)>, EnvError> {
         let os = |name: &str| (name == "HOST").then(|| "host".to_owned());
-        parse(text, &os, &mut |_| {}).map(|map| map.into_iter().collect())
+        parse(text, &os, &mut |_| {}).map(|map| {
+            map.into_iter()
+                .map(|(name, assignment)| (name, assignment.value))
+                .collect()
+        })
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod diagnostic;
 pub mod dotenv;
 pub mod files;
+mod history;
 pub mod interpolate;
 pub mod node;
 pub mod parse;
@@ -16,5 +17,6 @@ mod text;
 
 pub use diagnostic::{Diagnostic, Label, Severity, render, render_json};
 pub use files::Files;
+pub use history::{History, Origin, Step};
 pub use node::{Map, Node, Segment, Tag, TreePath, Value};
 pub use text::{FileId, SourceFile, SourceMap, Span};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
-use super::Span;
+use super::{History, Span};
 
 /// A value of the tree. `PartialEq` compares places too; see [`Node::same_value`].
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Node {
     pub key: Option<Span>,
     pub tag: Option<Tag>,
     pub value: Value,
+    /// What else had a part in the value.
+    pub history: History,
 }
 
 /// The tags that mean something when files are merged.
@@ -61,6 +63,7 @@ impl Node {
             key: None,
             tag: None,
             value,
+            history: History::default(),
         }
     }
 
@@ -68,13 +71,14 @@ impl Node {
         Node::new(span, Value::Text(text.into()))
     }
 
-    /// A new value at this node's place.
+    /// A new value at this node's place, made from this one's.
     pub fn with(&self, value: Value) -> Self {
         Node {
             span: self.span,
             key: self.key,
             tag: None,
             value,
+            history: self.history.clone(),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Tag, TreePath, Value, scalar};
+use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Step, Tag, TreePath, Value, scalar};
 
 /// Most nodes that the aliases of one document may copy (Y4).
 pub const MAX_ALIASED: usize = 100_000;
@@ -182,7 +182,9 @@ impl<'t> Builder<'t, '_> {
                     self.n_aliased += size;
                     self.spend(size, span)?;
                     if let Some(Some((node, _))) = self.anchors.get(id) {
-                        return Ok(node.clone());
+                        let mut node = node.clone();
+                        node.history.push(Step::Alias { at: span });
+                        return Ok(node);
                     }
                     return Err(Stop::Ended);
                 }
@@ -246,7 +248,7 @@ impl<'t> Builder<'t, '_> {
 
     fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
         let mut map = Map::new();
-        let mut merges: Vec<Node> = Vec::new();
+        let mut merges: Vec<(Node, Span)> = Vec::new();
         let mut whole = span;
         loop {
             let (event, at) = self.next()?;
@@ -270,7 +272,7 @@ impl<'t> Builder<'t, '_> {
                 continue;
             };
             if is_merge {
-                self.collect_merge(value, at, &mut merges);
+                self.collect_merge(value, value_at, &mut merges);
                 continue;
             }
             value.key = Some(at);
@@ -295,10 +297,13 @@ impl<'t> Builder<'t, '_> {
             }
             map.insert(name, value);
         }
-        for merge in merges {
+        for (merge, at) in merges {
             if let Value::Map(from) = merge.value {
-                for (name, value) in from {
-                    map.entry(name).or_insert(value);
+                for (name, mut value) in from {
+                    map.entry(name).or_insert_with(|| {
+                        value.history.push(Step::MergeKey { at });
+                        value
+                    });
                 }
             }
         }
@@ -323,9 +328,9 @@ impl<'t> Builder<'t, '_> {
     }
 
     /// `<<: *a`, `<<: [*a, *b]`; earlier mappings win over later ones, own keys over all.
-    fn collect_merge(&mut self, value: Node, at: Span, merges: &mut Vec<Node>) {
+    fn collect_merge(&mut self, value: Node, at: Span, merges: &mut Vec<(Node, Span)>) {
         match value.value {
-            Value::Map(_) => merges.push(value),
+            Value::Map(_) => merges.push((value, at)),
             Value::List(items) => {
                 for item in items {
                     self.collect_merge(item, at, merges);

@@ -128,6 +128,13 @@ impl SourceMap {
             .unwrap_or(path)
     }
 
+    /// The first line of a span, without its line break.
+    pub fn line(&self, span: Span) -> &str {
+        let file = self.file(span.file);
+        let (start, end) = file.line_range(file.line_of(span.start));
+        &file.text[start..end]
+    }
+
     /// First line of the span: its 1-based number, text, and the span's byte range in it.
     pub(super) fn excerpt(&self, span: Span) -> (usize, &str, std::ops::Range<usize>) {
         let file = self.file(span.file);

@@ -157,7 +157,9 @@ impl TestEnv {
 
     /// The pid of this world's engine, when one runs.
     pub fn engine_pid(&self) -> Option<i32> {
-        pids_in_role(|name| !name.starts_with("wharf-")).first().copied()
+        pids_in_role(|name| !name.starts_with("wharf-"))
+            .first()
+            .copied()
     }
 
     /// The pids of this world's engines. More than one is a bug, but a short one while a second
@@ -174,7 +176,9 @@ impl TestEnv {
     /// Waits until no container has a process beside it.
     #[track_caller]
     pub fn expect_no_shims(&self) {
-        wait::wait_for("all shims to end", || self.shim_pids().is_empty().then_some(()));
+        wait::wait_for("all shims to end", || {
+            self.shim_pids().is_empty().then_some(())
+        });
     }
 
     /// Ends the projects and the engine, then reports what is left in the kernel and on disk.
@@ -279,11 +283,11 @@ fn is_empty_store(path: &Path) -> bool {
     const FILES: &[&str] = &[
         "state.redb",
         "state.reserve",
+        "boot_id",
         "engine.lock",
         "engine.lock.respawn",
         "start.lock",
         "engine.log",
-        "boot_id",
     ];
     // Content of images stays until it is pruned, as the user expects of `down`.
     const CONTENT: &[&str] = &["blobs", "snapshots"];
@@ -458,9 +462,10 @@ pub fn run(mut command: Command) -> Run {
         // Fails only when nobody waits any more.
         let _ = sender.send(child.wait_with_output());
     });
-    let output = match receiver.recv_timeout(COMMAND_LIMIT) {
+    let limit = wait::limit(COMMAND_LIMIT);
+    let output = match receiver.recv_timeout(limit) {
         Ok(output) => output.unwrap_or_else(|error| panic!("{text}: {error}")),
-        Err(_) => panic!("{text}: not done after {COMMAND_LIMIT:?}, or its output is held open"),
+        Err(_) => panic!("{text}: not done after {limit:?}, or its output is held open"),
     };
     use std::os::unix::process::ExitStatusExt;
     Run {

@@ -51,6 +51,7 @@ fn a_left_over_of_every_kind_is_reported(env: &TestEnv) {
 
     drop(listener);
     std::fs::remove_file(env.run_root().join("containers/x/start.json")).expect("it is there");
+    std::fs::remove_dir_all(env.run_root()).expect("it is ours");
     std::fs::remove_dir(&cgroup).expect("it is empty");
     sh("ip link delete left");
     sh("umount /mnt");

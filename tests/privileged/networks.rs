@@ -9,7 +9,7 @@ crate::cases! {
     networks:
     service_container_and_alias_names_resolve,
     names_are_scoped_to_the_askers_networks,
-    the_resolver_answers_over_tcp_and_leaves_port_53_free,
+    the_resolver_answers_over_tcp_and_leaves_port_53_free["perl"],
     unknown_names_end_at_once_and_a_missing_family_is_empty,
     networks_are_isolated_from_each_other,
     an_internal_network_has_no_way_out,
@@ -19,7 +19,7 @@ crate::cases! {
     a_port_is_reached_from_a_neighbour_and_keeps_its_source,
     a_port_on_localhost_is_closed_to_neighbours,
     an_unpublished_port_is_closed_to_neighbours,
-    udp_ports_and_ranges_are_published,
+    udp_ports_and_ranges_are_published["perl"],
     a_port_conflict_names_the_holder_and_leaves_nothing,
     ports_stay_published_after_the_engine_dies,
     network_modes_share_what_they_say,
@@ -66,6 +66,14 @@ fn answer(command: Command) -> Result<String, i32> {
     } else {
         Err(run.code)
     }
+}
+
+/// A perl program that sends every datagram back.
+fn udp_echo(port: u16) -> String {
+    format!(
+        "socket(S, PF_INET, SOCK_DGRAM, 17); bind(S, sockaddr_in({port}, INADDR_ANY)) or die; \
+         while (my $f = recv(S, my $b, 1500, 0)) {{ send(S, $b, 0, $f) }}"
+    )
 }
 
 #[track_caller]
@@ -195,6 +203,13 @@ fn names_are_scoped_to_the_askers_networks(env: &TestEnv) {
 fn the_resolver_answers_over_tcp_and_leaves_port_53_free(env: &TestEnv) {
     let compose =
         "services:".to_owned() + &server("web", "hello", "") + &sleeper("client", 1001, "");
+    let compose = compose
+        + "
+  host:
+    image: rootfs:/
+    command: sleep 1002
+    stop_grace_period: 0s
+";
     let project = env.project("dns", &compose);
     project.up();
     // A DNS query for `web`, type A, with the length in front that TCP wants.
@@ -213,14 +228,22 @@ fn the_resolver_answers_over_tcp_and_leaves_port_53_free(env: &TestEnv) {
         .wharf(&["exec", "-d", "client", "nc", "-l", "-p", "53"])
         .ok();
     wait_for("a listener on port 53", || {
-        let table = project.sh("client", "cat /proc/net/tcp");
-        table.contains("00000000:0035").then_some(())
+        let table = project.sh("client", "cat /proc/net/tcp /proc/net/tcp6");
+        table.contains("00000000:0035 ").then_some(())
     });
     project
-        .wharf(&["exec", "-d", "client", "udpsvd", "0.0.0.0", "53", "cat"])
+        .wharf(&[
+            "exec",
+            "-d",
+            "host",
+            "perl",
+            "-MSocket",
+            "-e",
+            &udp_echo(53),
+        ])
         .ok();
     wait_for("a bound UDP port 53", || {
-        let table = project.sh("client", "cat /proc/net/udp");
+        let table = project.exec("host", &["cat", "/proc/net/udp"]);
         table.contains("00000000:0035").then_some(())
     });
 }
@@ -437,8 +460,8 @@ fn udp_ports_and_ranges_are_published(env: &TestEnv) {
     let compose = "services:".to_owned()
         + "
   echo:
-    image: IMAGE
-    command: udpsvd -v 0.0.0.0 9 cat
+    image: rootfs:/
+    command: ['perl', '-MSocket', '-e', '{echo}']
     stop_grace_period: 0s
     ports: ['7009:9/udp']
   range:
@@ -447,6 +470,7 @@ fn udp_ports_and_ranges_are_published(env: &TestEnv) {
     stop_grace_period: 0s
     ports: ['7081-7083:81-83']
 ";
+    let compose = compose.replace("{echo}", &udp_echo(9).replace('$', "$$"));
     let project = env.project("udp", &compose);
     project.up();
     for port in 7081..=7083 {

@@ -213,7 +213,11 @@ fn only_the_default_devices_open(env: &TestEnv) {
 }
 
 fn an_extra_device_is_opened_with_its_rights(env: &TestEnv) {
-    let project = up_with(env, "extra", "    devices: ['/dev/kmsg:/dev/given:r']\n");
+    let project = up_with(
+        env,
+        "extra",
+        "    devices: ['/dev/loop-control:/dev/given:r']\n",
+    );
     project.sh("s", "test -c /dev/given && exec 3</dev/given");
     let outcome = project.sh(
         "s",
@@ -365,7 +369,7 @@ services:
     command.args([
         "-c",
         &format!(
-            "trap '' HUP PIPE USR1; umask 077; ulimit -c 0; ulimit -n 300; {}",
+            "trap '' HUP PIPE USR1; umask 077; ulimit -c 0; ulimit -Sn 300; {}",
             line.join(" ")
         ),
     ]);

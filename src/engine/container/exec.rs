@@ -243,5 +243,9 @@ fn process(bundle: &Bundle, config: &ExecConfig) -> Option<Process> {
     if let Some(dir) = &config.working_dir {
         process.set_cwd(dir.into());
     }
+    if config.privileged {
+        // As Docker: every capability, under the container's own filter and device rules.
+        process.set_capabilities(Some(super::security::everything()));
+    }
     Some(process)
 }

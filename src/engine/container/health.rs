@@ -265,7 +265,8 @@ fn keep(output: &mut Vec<u8>, pipe: &mut Option<pipe::Receiver>, buffer: &[u8], 
 fn drain(output: &mut Vec<u8>, pipe: &Option<pipe::Receiver>) {
     let Some(pipe) = pipe else { return };
     let mut buffer = [0u8; 1024];
-    while let Ok(n) = pipe.try_read(&mut buffer) {
+    // Straight from the descriptor: the runtime may not have heard yet that it is readable.
+    while let Ok(n) = rustix::io::read(pipe, &mut buffer) {
         let room = MAX_OUTPUT.saturating_sub(output.len());
         if n == 0 || room == 0 {
             return;

@@ -12,6 +12,7 @@ pub mod devices;
 mod driver;
 mod exec;
 mod health;
+mod hidden;
 mod host;
 mod id;
 mod log;
@@ -50,6 +51,7 @@ pub use terminal::Terminal;
 
 pub(super) use driver::{Adopted, Driver, Left, SUPERVISOR_LOST};
 pub(super) use health::Check;
+pub(super) use hidden::seen_in;
 pub(super) use prepare::{Attached, hostname};
 
 use super::EngineError;

@@ -34,6 +34,7 @@ use self::directory::{
 pub use self::error::CgroupError;
 use self::hierarchy::Hierarchies;
 use crate::sys::bpf;
+use crate::sys::fallback::{self, Feature};
 
 /// How long the kernel gets to freeze or to let the last process go. Both take milliseconds unless
 /// a process is stuck inside a system call.
@@ -229,6 +230,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Control`].
     pub fn kill_all(&self) -> Result<(), CgroupError> {
+        if fallback::is_forced(Feature::CgroupKill) {
+            return self.kill_one_by_one();
+        }
         match write_at(self.v2.as_fd(), "cgroup.kill", "1") {
             Ok(()) => Ok(()),
             // Linux < 5.14.
@@ -573,18 +577,31 @@ pub fn enter(path: &Path, pid: i32) -> Result<(), CgroupError> {
 pub fn leave(path: &Path, pid: i32) -> Result<(), CgroupError> {
     let path = plain(path)?;
     let hierarchies = Hierarchies::discover()?;
-    write_at(hierarchies.v2.as_fd(), "cgroup.procs", &pid.to_string()).map_err(|source| {
-        CgroupError::Enter {
-            path: PathBuf::from("/"),
-            pid,
-            source,
+    let root = hierarchies.v2.as_fd();
+    match write_at(root, "cgroup.procs", &pid.to_string()) {
+        // What we see as the root is a container's cgroup, and controllers were handed down: its
+        // processes are in the leaf that `evacuate` made.
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+            open_directory(root, Path::new(directory::LEAF))
+                .and_then(|leaf| write_at(leaf.as_fd(), "cgroup.procs", &pid.to_string()))
         }
+        moved => moved,
+    }
+    .map_err(|source| CgroupError::Enter {
+        path: PathBuf::from("/"),
+        pid,
+        source,
     })?;
+    // Containers that go on without an engine keep their directories: a cgroup that is not empty
+    // cannot be removed.
+    let flags = rustix::fs::AtFlags::REMOVEDIR;
     for directory in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
-        // Containers that go on without an engine keep their directories.
-        let flags = rustix::fs::AtFlags::REMOVEDIR;
-        if rustix::fs::unlinkat(&hierarchies.v2, directory, flags).is_err() {
-            break;
+        let _ = rustix::fs::unlinkat(&hierarchies.v2, directory, flags);
+        for mount in limits::CONTROLLERS
+            .iter()
+            .filter_map(|controller| hierarchies.v1(controller))
+        {
+            let _ = rustix::fs::unlinkat(CWD, mount.join(directory), flags);
         }
     }
     Ok(())
