@@ -242,6 +242,8 @@ fn seal(arguments: &[CString]) -> Result<(), BootError> {
     if exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
         return Ok(());
     }
+    // Whatever else the caller had open (L5) ends with the execution below.
+    crate::sys::fd::cloexec_from_3().map_err(system("let go of the caller's descriptors"))?;
     let mut program = File::open("/proc/self/exe").map_err(system("open the executable"))?;
     // Whoever reopens `/proc/<pid>/exe` goes through the mount that we were executed from.
     let seen_through = rustix::fs::fstatvfs(&program)
