@@ -27,7 +27,7 @@ use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use crate::cli::Boot;
 use crate::engine::{Engine, EngineError, Roots, chain};
 use crate::sys::fallback::{self, Feature};
-use crate::sys::mount;
+use crate::sys::{mount, signal};
 
 const DEFAULT_IDLE_SECONDS: u64 = 300;
 /// How long an engine that finds the lock taken waits for the holder to serve or to end.
@@ -50,8 +50,36 @@ pub enum BootError {
     },
     #[error("another engine has the lock {path}")]
     Locked { path: String },
+    #[error("the engine has to run as root; an engine without root is not there yet")]
+    NotRoot,
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl BootError {
+    /// What a person can do about it.
+    fn hint(&self) -> Option<String> {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, StorageFull};
+        let own = match self {
+            BootError::NotRoot => return Some("use sudo".to_owned()),
+            BootError::Engine(error) => return error.hints().into_iter().next(),
+            BootError::System { source, .. } | BootError::Path { source, .. } => source.kind(),
+            BootError::Locked { .. } => {
+                return Some("`wharf engine status` shows whether it answers".to_owned());
+            }
+        };
+        match own {
+            PermissionDenied => Some(
+                "root without all of its capabilities is not enough: inside a container, that one \
+                 has to be privileged"
+                    .to_owned(),
+            ),
+            StorageFull | QuotaExceeded => {
+                Some("the disk is full: free space under it, then try again".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 fn system(action: &'static str) -> impl FnOnce(io::Error) -> BootError {
@@ -92,8 +120,11 @@ pub fn engine(boot: Boot, protection: Result<(), BootError>) -> ExitCode {
     match protection.and_then(|()| run(&boot.roots, || report("ok\n"))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = chain(&error);
+            let mut text = chain(&error);
             tracing::error!("{text}");
+            if let Some(hint) = error.hint() {
+                text = format!("{text}\nhint: {hint}");
+            }
             report(&format!("{text}\n"));
             ExitCode::FAILURE
         }
@@ -108,11 +139,16 @@ fn start_logging() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
+        // A log on a full disk loses lines; complaining of that on the same descriptor panics.
+        .log_internal_errors(false)
         .with_writer(io::stderr)
         .try_init();
 }
 
 fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(BootError::NotRoot);
+    }
     detach(roots)?;
     enter_own_cgroup(roots);
     let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
@@ -161,16 +197,42 @@ fn detach(roots: &Roots) -> Result<(), BootError> {
                 source,
             })?;
     }
-    raise_nofile();
+    shed();
     Ok(())
 }
 
-/// Every container costs the engine a few descriptors; containers get limits of their own (S35).
-fn raise_nofile() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // A refusal leaves the limit that we were given.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+/// What of the caller's sticks to a process and would stick to every shim and container (S20): back
+/// to what a system service starts with. A refusal leaves what we were given.
+fn shed() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    signal::reset();
+    signal::ignore(nix::sys::signal::Signal::SIGPIPE as i32);
+    let _ = rustix::process::setpriority_process(None, 0);
+    let mut cpus = rustix::thread::CpuSet::new();
+    (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| cpus.set(cpu));
+    let _ = rustix::thread::sched_setaffinity(None, &cpus);
+    // Inherited by the shims: when memory runs out a container is to go, not who looks after it
+    // (L47). Containers get the value that their file asks for.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    for resource in [
+        Resource::RLIMIT_AS,
+        Resource::RLIMIT_CORE,
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_DATA,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_LOCKS,
+        Resource::RLIMIT_NPROC,
+        Resource::RLIMIT_RSS,
+    ] {
+        let _ = setrlimit(resource, RLIM_INFINITY, RLIM_INFINITY);
+    }
+    let _ = setrlimit(Resource::RLIMIT_STACK, 8 << 20, RLIM_INFINITY);
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, 8 << 20, 8 << 20);
+    // Every container costs the engine a few descriptors; containers get limits of their own (S35).
+    for n in [1 << 20, 1 << 16, 1 << 12] {
+        if setrlimit(Resource::RLIMIT_NOFILE, n, n).is_ok() {
+            break;
+        }
     }
 }
 
@@ -180,6 +242,8 @@ fn seal(arguments: &[CString]) -> Result<(), BootError> {
     if exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
         return Ok(());
     }
+    // Whatever else the caller had open (L5) ends with the execution below.
+    crate::sys::fd::cloexec_from_3().map_err(system("let go of the caller's descriptors"))?;
     let mut program = File::open("/proc/self/exe").map_err(system("open the executable"))?;
     // Whoever reopens `/proc/<pid>/exe` goes through the mount that we were executed from.
     let seen_through = rustix::fs::fstatvfs(&program)

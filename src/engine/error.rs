@@ -90,7 +90,8 @@ impl EngineError {
         }
     }
 
-    fn hints(&self) -> Vec<String> {
+    /// What a person can do about it, each a sentence of its own.
+    pub fn hints(&self) -> Vec<String> {
         let one = |hint: String| vec![hint];
         match self {
             EngineError::NameTaken { name, .. } => one(format!(
@@ -113,6 +114,9 @@ impl EngineError {
                 _ => Vec::new(),
             },
             EngineError::File { source, .. } if is_disk_full(source) => {
+                one("the disk is full: free space under the data root, then try again".to_owned())
+            }
+            EngineError::Store(error) if error.is_disk_full() => {
                 one("the disk is full: free space under the data root, then try again".to_owned())
             }
             EngineError::Network(error) => network_hints(error),

@@ -16,8 +16,9 @@ use super::{Engine, EngineError};
 use crate::compose::RestartPolicy;
 use crate::shim::protocol::{Answer, Call, Event, ExitRecord, StartRecord, State, file};
 
-/// A shim that does not answer must not keep the engine from starting (HAZARDS L8).
-const SHIM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+/// A shim that does not answer must not keep the engine from starting (HAZARDS L8). Its container
+/// is adopted on what it has written down, and its answer is heard whenever it comes.
+const SHIM_PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Engine {
     pub(super) async fn recover(&self) -> Result<(), EngineError> {
@@ -58,7 +59,7 @@ impl Engine {
             false => shared.run_record(&record.id),
             true => RunRecord::default(),
         };
-        let left = match self.find_shim(&record).await {
+        let left = match self.find_shim(&record, &run).await {
             Some(adopted) => Left::Shim(Box::new(adopted)),
             None => {
                 shared.kill_cgroup(&record.id).await;
@@ -88,7 +89,7 @@ impl Engine {
         self.write().insert(id, container);
     }
 
-    async fn find_shim(&self, record: &ContainerRecord) -> Option<Adopted> {
+    async fn find_shim(&self, record: &ContainerRecord, run: &RunRecord) -> Option<Adopted> {
         let (shim, events) = Shim::connect(&self.shared.run_dir(&record.id)).ok()?;
         let mut asked = tokio::spawn({
             let shim = shim.clone();
@@ -105,7 +106,7 @@ impl Engine {
                     version: 0,
                     start: Some(self.start_record(record)?),
                     exit: None,
-                    paused: false,
+                    paused: run.paused,
                     execs: Vec::new(),
                     log_dropped_bytes: 0,
                 };

@@ -9,15 +9,17 @@
 //! Runtime facts (pids, phases) do not belong here but in the
 //! run directory, because a container's start must not wait for a disk.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The schema version that this program writes and the newest that it reads.
 const SCHEMA: u32 = 1;
+/// What is kept aside for a full disk; removing a container writes a few pages of the store.
+const RESERVE_BYTES: u64 = 1 << 20;
 
 /// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,9 @@ pub enum StoreError {
     /// Shared, because one failed commit fails every batch that was grouped into it.
     #[error("cannot read or write the state store")]
     Storage(#[source] Arc<redb::Error>),
+    /// It was closed after a failed write and does not open; the next access tries again.
+    #[error("the state store {path} is closed")]
+    Closed { path: String },
     #[error("record {key:?} of the state store does not have the expected form")]
     Record {
         key: String,
@@ -77,10 +82,38 @@ fn storage(error: impl Into<redb::Error>) -> StoreError {
     StoreError::Storage(Arc::new(error.into()))
 }
 
+impl StoreError {
+    /// For another caller whose batch was in the same commit.
+    fn shared(&self) -> StoreError {
+        match self {
+            StoreError::Storage(error) => StoreError::Storage(error.clone()),
+            StoreError::Closed { path } => StoreError::Closed { path: path.clone() },
+            // A commit has no other failures.
+            other => StoreError::Closed {
+                path: other.to_string(),
+            },
+        }
+    }
+
+    /// Whether room on the disk would have helped.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            StoreError::Storage(error) => is_disk_full(error),
+            StoreError::Closed { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+fn is_disk_full(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
 /// A handle; clones share the store.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    place: Arc<Place>,
     /// Batches that wait for the next commit.
     waiting: Arc<Mutex<Vec<Waiting>>>,
     /// Held by the caller that writes.
@@ -90,8 +123,87 @@ pub struct Store {
 /// A batch and where its fate is to be told.
 type Waiting = (Batch, Arc<Outcome>);
 
+/// The file, and the database in it.
+struct Place {
+    path: PathBuf,
+    /// `None` after a failed write, until it could be opened again: the database refuses everything
+    /// from the first failed write on, even when there is room again (L39).
+    database: RwLock<Option<Database>>,
+}
+
+impl Place {
+    fn open(path: &Path) -> Result<Database, StoreError> {
+        Database::builder()
+            .set_cache_size(4 << 20)
+            .create(path)
+            .map_err(|source| StoreError::Open {
+                path: path.display().to_string(),
+                source,
+            })
+    }
+
+    /// Where a megabyte is kept for the day when the disk is full, so that things can be removed.
+    fn reserve(&self) -> PathBuf {
+        self.path.with_extension("reserve")
+    }
+
+    fn keep_reserve(&self) {
+        let keep = || -> std::io::Result<()> {
+            let file = std::fs::OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .open(self.reserve())?;
+            let kept =
+                rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
+            kept.or_else(|error| {
+                std::fs::remove_file(self.reserve())?;
+                Err(error.into())
+            })
+        };
+        match keep() {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                tracing::warn!(%error, "cannot keep a reserve on the disk");
+            }
+            _ => {}
+        }
+    }
+
+    fn read(&self) -> Result<ReadTransaction, StoreError> {
+        {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(database) = &*database {
+                return database.begin_read().map_err(storage);
+            }
+        }
+        self.reopen()?;
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*database {
+            Some(database) => database.begin_read().map_err(storage),
+            None => Err(self.closed()),
+        }
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Closed {
+            path: self.path.display().to_string(),
+        }
+    }
+
+    /// Closes and opens the database, which repairs it: the last commit that succeeded stands.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Closed first: the file is locked by whoever has it open.
+        *database = None;
+        *database = Some(Place::open(&self.path)?);
+        Ok(())
+    }
+}
+
 /// The fate of one batch, set by whichever caller wrote it.
-type Outcome = Mutex<Option<Result<(), Arc<redb::Error>>>>;
+type Outcome = Mutex<Option<Result<(), StoreError>>>;
 
 /// Changes that become visible and durable together.
 #[derive(Default)]
@@ -119,15 +231,14 @@ impl Batch {
 impl Store {
     /// Opens or makes the store in the given file.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let database = Database::builder()
-            .set_cache_size(4 << 20)
-            .create(path)
-            .map_err(|source| StoreError::Open {
-                path: path.display().to_string(),
-                source,
-            })?;
+        let database = Place::open(path)?;
+        let place = Place {
+            path: path.to_owned(),
+            database: RwLock::new(Some(database)),
+        };
+        place.keep_reserve();
         let store = Store {
-            database: Arc::new(database),
+            place: Arc::new(place),
             waiting: Arc::default(),
             writer: Arc::default(),
         };
@@ -144,7 +255,7 @@ impl Store {
         table: Table,
         key: &str,
     ) -> Result<Option<T>, StoreError> {
-        let read = self.database.begin_read().map_err(storage)?;
+        let read = self.place.read()?;
         let table = match read.open_table(table.definition()) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -158,7 +269,7 @@ impl Store {
 
     /// All records of a table, by key.
     pub fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
-        let read = self.database.begin_read().map_err(storage)?;
+        let read = self.place.read()?;
         let table = match read.open_table(table.definition()) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -195,16 +306,18 @@ impl Store {
         let _writing = lock(&self.writer);
         // Whoever held the writer before us took every waiting batch, perhaps ours.
         if let Some(result) = lock(&outcome).take() {
-            return result.map_err(StoreError::Storage);
+            return result;
         }
         let group = std::mem::take(&mut *lock(&self.waiting));
-        let result = self
-            .write(group.iter().map(|(batch, _)| batch))
-            .map_err(Arc::new);
+        let batches: Vec<&Batch> = group.iter().map(|(batch, _)| batch).collect();
+        let result = self.write(&batches);
         for (_, other) in &group {
-            *lock(other) = Some(result.clone());
+            *lock(other) = Some(match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.shared()),
+            });
         }
-        result.map_err(StoreError::Storage)
+        result
     }
 
     /// [`Store::commit`] for async callers: the disk is waited for on a thread of its own.
@@ -216,16 +329,52 @@ impl Store {
         }
     }
 
-    fn write<'a>(&self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        for (kind, key, value) in batches.flat_map(|batch| &batch.changes) {
-            let mut table = write.open_table(kind.definition())?;
-            match value {
-                Some(bytes) => table.insert(key.as_str(), bytes.as_slice())?,
-                None => table.remove(key.as_str())?,
-            };
+    /// Writes, and if that fails once more with a database that was opened anew; with what the
+    /// reserve gives, if the disk is full.
+    fn write(&self, batches: &[&Batch]) -> Result<(), StoreError> {
+        let first = match self.try_write(batches) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if first.is_disk_full() {
+            // Without one there is nothing to give.
+            let _ = std::fs::remove_file(self.place.reserve());
         }
-        Ok(write.commit()?)
+        if let Err(error) = self.place.reopen() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot open the state store again"
+            );
+            return Err(first);
+        }
+        if self.try_write(batches).is_err() {
+            // What the next caller finds should work if anything does.
+            let _ = self.place.reopen();
+            return Err(first);
+        }
+        self.place.keep_reserve();
+        Ok(())
+    }
+
+    fn try_write(&self, batches: &[&Batch]) -> Result<(), StoreError> {
+        let write = {
+            let database = self
+                .place
+                .database
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let database = database.as_ref().ok_or_else(|| self.place.closed())?;
+            database.begin_write().map_err(storage)?
+        };
+        for (kind, key, value) in batches.iter().flat_map(|batch| &batch.changes) {
+            let mut table = write.open_table(kind.definition()).map_err(storage)?;
+            match value {
+                Some(bytes) => table.insert(key.as_str(), bytes.as_slice()),
+                None => table.remove(key.as_str()),
+            }
+            .map_err(storage)?;
+        }
+        write.commit().map_err(storage)
     }
 }
 
@@ -277,6 +426,53 @@ mod tests {
             }
         });
         assert_eq!(store.list::<u32>(Table::Containers).unwrap().len(), 32);
+    }
+
+    /// A tmpfs of its own, in a mount namespace of this thread's own.
+    #[test]
+    fn privileged_l39_a_full_disk_is_an_error_and_room_heals_it() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let work = || {
+            nix::sched::unshare(
+                nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS,
+            )
+            .unwrap();
+            let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let none = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("t"), dir.path(), Some("tmpfs"), none, Some("size=6m")).unwrap();
+            let store = Store::open(&dir.path().join("state.redb")).unwrap();
+            store.put(Table::Containers, "kept", &1u32).unwrap();
+
+            let fill = dir.path().join("fill");
+            let mut file = std::fs::File::create(&fill).unwrap();
+            while std::io::Write::write_all(&mut file, &[7; 4096]).is_ok() {}
+            // The reserve lets small changes through; a large one cannot be.
+            store.put(Table::Containers, "small", &2u32).unwrap();
+            let large = vec![7u8; 8 << 20];
+            let error = store.put(Table::Volumes, "large", &large).unwrap_err();
+            assert!(error.is_disk_full(), "{error:?}");
+            assert_eq!(
+                store.get::<u32>(Table::Containers, "kept").unwrap(),
+                Some(1)
+            );
+
+            drop(file);
+            std::fs::remove_file(&fill).unwrap();
+            store.put(Table::Containers, "after", &3u32).unwrap();
+            assert_eq!(store.list::<u32>(Table::Containers).unwrap().len(), 3);
+            drop(store);
+            let store = Store::open(&dir.path().join("state.redb")).unwrap();
+            assert_eq!(
+                store.get::<u32>(Table::Containers, "small").unwrap(),
+                Some(2)
+            );
+            nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        };
+        std::thread::spawn(work).join().unwrap();
     }
 
     #[test]

@@ -282,6 +282,7 @@ fn pids_in_role(has_role: impl Fn(&str) -> bool) -> Vec<i32> {
 fn is_empty_store(path: &Path) -> bool {
     const FILES: &[&str] = &[
         "state.redb",
+        "state.reserve",
         "boot_id",
         "engine.lock",
         "engine.lock.respawn",

@@ -13,6 +13,7 @@ mod exec;
 mod harness_itself;
 mod health;
 mod images;
+mod life;
 mod lifecycle;
 mod limits;
 mod logs;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         harness_itself::CASES,
         health::CASES,
         images::CASES,
+        life::CASES,
         lifecycle::CASES,
         limits::CASES,
         logs::CASES,

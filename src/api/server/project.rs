@@ -102,16 +102,24 @@ async fn transaction<H: Host>(
 ) {
     // A receiver that is gone is a client that went away, which is its right.
     let report = |report| _ = reports.send(report);
-    let turn = shared
-        .transactions
-        .begin(&name, verb.as_str(), |current| {
-            report(Report::Warning {
-                text: format!(
-                    "another command ({current}) is running on project {name}, waiting for it"
-                ),
+    let turn = match verb {
+        // A signal makes and removes nothing, and is often what a stuck command waits for.
+        Verb::Kill(_) => None,
+        _ => {
+            let begin = shared.transactions.begin(&name, verb.as_str(), |current| {
+                report(Report::Warning {
+                    text: format!(
+                        "another command ({current}) is running on project {name}, waiting \
+                             for it"
+                    ),
+                });
             });
-        })
-        .await;
+            Some(begin.await)
+        }
+    };
+    let cancelled = turn
+        .as_ref()
+        .map_or_else(Default::default, |turn| turn.cancelled.clone());
     let work = shared
         .host
         .clone()
@@ -131,7 +139,7 @@ async fn transaction<H: Host>(
             report(failed(FailureKind::Internal, "the engine hit a bug in this command"));
         },
         // Dropping the work leaves what is made so far: every step is create-or-adopt.
-        () = turn.cancelled.cancelled() => {
+        () = cancelled.cancelled() => {
             report(failed(FailureKind::Conflict, "the command was cancelled"));
         }
     }

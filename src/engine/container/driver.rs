@@ -408,6 +408,7 @@ impl Driver {
         };
         self.run.health = None;
         self.run.failing_streak = 0;
+        self.run.paused = false;
         self.restart_after(delay);
         if delay.is_none() {
             self.phase = Phase::Exited;
@@ -618,6 +619,8 @@ impl Driver {
             .await
             .map_err(|source| self.shim_error(source))?;
         self.phase = to;
+        self.run.paused = to == Phase::Paused;
+        self.save_run();
         // Nothing in a frozen container can answer a probe, and that is no illness.
         let known = self
             .run

@@ -60,6 +60,9 @@ pub struct RunRecord {
     /// Failed probes in a row that led to it, or are on the way to the next.
     #[serde(default)]
     pub failing_streak: u32,
+    /// For an engine whose question the shim does not answer at once.
+    #[serde(default)]
+    pub paused: bool,
     /// A restart by policy is due: the engine died in the pause before it.
     pub restart_pending: bool,
     /// When it is due, milliseconds since the boot.
