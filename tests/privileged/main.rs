@@ -20,6 +20,7 @@ mod namespaces;
 mod networks;
 mod order;
 mod restart;
+mod sec_confinement;
 mod security;
 mod storage;
 
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         networks::CASES,
         order::CASES,
         restart::CASES,
+        sec_confinement::CASES,
         security::CASES,
         storage::CASES,
     ]
