@@ -197,6 +197,10 @@ fn make_rootfs(rootfs: &Path) -> io::Result<()> {
     for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         fs::create_dir_all(rootfs.join(directory))?;
     }
+    // The floor program mounts over these and makes nothing.
+    for file in ["hostname", "hosts", "resolv.conf"] {
+        fs::write(rootfs.join("etc").join(file), "")?;
+    }
     fs::copy(BUSYBOX, rootfs.join("bin/busybox"))?;
     for applet in ["sh", "sleep", "true"] {
         symlink("busybox", rootfs.join("bin").join(applet))?;

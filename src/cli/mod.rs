@@ -18,6 +18,7 @@ mod output;
 mod project;
 mod ps;
 mod restart;
+mod schema;
 mod start;
 mod stop;
 mod terminal;
@@ -83,6 +84,7 @@ enum Command {
             wharf config --hash web      what tells whether a container has to be replaced"
     )]
     Config(config::ConfigArgs),
+    Schema(schema::Schema),
     Ls(ls::Ls),
     Version(version::Version),
     Engine(engine::Engine),
@@ -127,6 +129,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
         Command::Config(arguments) => print_config(&arguments, context),
+        Command::Schema(schema) => schema.run(context),
         Command::Ls(ls) => ls.run(context),
         Command::Version(version) => version.run(context),
         Command::Engine(engine) => engine.run(context),

@@ -24,6 +24,8 @@ pub struct Admission<'a> {
     pub places: &'a Places,
     pub interpolate: bool,
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// What is wrong only if no later file replaces the value.
+    pub deferred: &'a mut Vec<Diagnostic>,
     /// Names that were found unset in this load; each is reported once.
     pub unset: &'a mut BTreeSet<String>,
     pub variables: &'a mut Vec<Variable>,
@@ -268,11 +270,20 @@ impl Admission<'_> {
     }
 
     fn wrong_value(&mut self, node: &Node, reason: String) {
-        self.diagnostics.push(
-            Diagnostic::error("wrong-value", format!("{}: {reason}", self.path))
-                .at(node.span)
-                .labels_of(&node.history),
-        );
+        let diagnostic = self.wrong(node, reason);
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Wrong unless a later file replaces it.
+    fn doubtful_value(&mut self, node: &Node, reason: String) {
+        let diagnostic = self.wrong(node, reason);
+        self.deferred.push(diagnostic);
+    }
+
+    fn wrong(&self, node: &Node, reason: String) -> Diagnostic {
+        Diagnostic::error("wrong-value", format!("{}: {reason}", self.path))
+            .at(node.span)
+            .labels_of(&node.history)
     }
 
     fn bool(&mut self, node: &mut Node) {
@@ -337,7 +348,7 @@ impl Admission<'_> {
         };
         match units::parse_bytes(&text) {
             Ok(bytes) => node.value = Value::Text(bytes.to_string()),
-            Err(error) => self.wrong_value(node, error.to_string()),
+            Err(error) => self.doubtful_value(node, error.to_string()),
         }
     }
 
@@ -357,7 +368,7 @@ impl Admission<'_> {
         };
         match mode.filter(|mode| (0..=0o7777).contains(mode)) {
             Some(mode) => node.value = Value::Text(format!("0{mode:o}")),
-            None => self.wrong_value(
+            None => self.doubtful_value(
                 node,
                 "is no file mode; write it in octal as in \"0440\"".into(),
             ),

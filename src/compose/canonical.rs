@@ -9,6 +9,8 @@ use crate::source::{Diagnostic, Map, Node, Tag, Value};
 /// What a canonicalisation needs beside the tree.
 pub struct Canonical<'a> {
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// What is wrong only if no later file replaces the value.
+    pub deferred: &'a mut Vec<Diagnostic>,
     /// Values may still hold `${…}`; such short forms stay as they are.
     pub templates: bool,
     /// Ports of the whole load. `1-65535` on every service would be a bomb.
@@ -287,9 +289,9 @@ impl Canonical<'_> {
                     .collect();
                 replace(node, Value::List(words));
             }
-            None => self.refuse(
-                node,
-                format!("invalid command line: unbalanced quote in {line:?}"),
+            None => self.deferred.push(
+                Diagnostic::error("wrong-value", "invalid command line: unbalanced quote")
+                    .at(node.span),
             ),
         }
     }

@@ -129,6 +129,7 @@ fn project(
             .push(Diagnostic::error("empty-file", "empty compose file"));
         return (None, Vec::new());
     }
+    session.report_deferred(&root);
     admit::refuse_nulls(
         &root,
         &Shape::Object(&schema::PROJECT),

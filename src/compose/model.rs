@@ -43,6 +43,8 @@ pub struct Session<'a> {
     /// Values of `environment:` secrets and configs of included models, whose environment is not
     /// the project's (N5). By `secrets.NAME` and `configs.NAME`.
     pub included_values: BTreeMap<String, Option<String>>,
+    /// Mistakes in values that a later file may still replace.
+    pub deferred: Vec<Diagnostic>,
     /// The `include` entries that files were read for.
     pub included_at: BTreeMap<FileId, Span>,
 }
@@ -80,6 +82,7 @@ impl<'a> Session<'a> {
             texts: BTreeMap::new(),
             parsed: BTreeMap::new(),
             included_values: BTreeMap::new(),
+            deferred: Vec::new(),
             included_at: BTreeMap::new(),
         }
     }
@@ -165,6 +168,7 @@ impl<'a> Session<'a> {
             places: model.places,
             interpolate: self.interpolate,
             diagnostics: &mut self.diagnostics,
+            deferred: &mut self.deferred,
             unset: &mut self.unset,
             variables: &mut self.variables,
             path,
@@ -175,6 +179,7 @@ impl<'a> Session<'a> {
     pub fn canonical(&mut self) -> Canonical<'_> {
         Canonical {
             diagnostics: &mut self.diagnostics,
+            deferred: &mut self.deferred,
             templates: !self.interpolate,
             n_ports: &mut self.n_ports,
         }
@@ -236,10 +241,12 @@ impl<'a> Session<'a> {
                     }
                 }
                 self.canonical().project(&mut document);
-                include::apply(self, &mut document, path, model);
                 if let Some(merged) = &mut merged {
+                    // Before the include: merging the document over what it includes uses its
+                    // tags up.
                     merge::reset(merged, &mut document);
                 }
+                include::apply(self, &mut document, path, model);
                 extends::apply(self, &mut document, path, model);
                 merge::settle(&mut document);
                 match &mut merged {
@@ -261,6 +268,7 @@ impl<'a> Session<'a> {
             }
             .project(&mut merged);
             self.resolve_watched(&mut merged);
+            self.warn_bare_layouts(&merged, model.directory);
         }
         Some(merged)
     }
@@ -293,6 +301,54 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// `oci:name` is a repository named `oci` with a tag, as everywhere; who has a directory of
+    /// that name may have meant it.
+    fn warn_bare_layouts(&mut self, root: &Node, directory: &Path) {
+        let services = root.get("services").and_then(Node::as_map);
+        for image in services
+            .into_iter()
+            .flat_map(Map::values)
+            .filter_map(|s| s.get("image"))
+        {
+            let Some((scheme, name)) = image.as_str().and_then(|text| text.split_once(':')) else {
+                continue;
+            };
+            if !matches!(scheme, "oci" | "rootfs") || name.is_empty() || name.contains('/') {
+                continue;
+            }
+            let layout = name.split(':').next().unwrap_or(name);
+            if self.files.is_dir(&directory.join(layout)) {
+                self.diagnostics.push(
+                    Diagnostic::warning(
+                        "bare-layout",
+                        format!("image \"{scheme}:{name}\" is the tag {name} of the repository {scheme}, not the directory {layout}"),
+                    )
+                    .at(image.span)
+                    .help(format!("write {scheme}:./{name} for the directory")),
+                );
+            }
+        }
+    }
+
+    /// Reports the mistakes in values that are still there when all files have spoken. The
+    /// reference reads sizes, modes and command lines only then.
+    pub fn report_deferred(&mut self, root: &Node) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let mut left = BTreeSet::new();
+        spans(root, &mut left);
+        for diagnostic in std::mem::take(&mut self.deferred) {
+            if diagnostic
+                .labels
+                .first()
+                .is_none_or(|l| left.contains(&l.span))
+            {
+                self.diagnostics.push(diagnostic);
+            }
+        }
+    }
+
     /// Names of resources become parts of file names and labels.
     fn resource_names(&mut self, document: &Node) {
         for section in [
@@ -317,6 +373,16 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+}
+
+/// The places of all values of a tree.
+fn spans(node: &Node, into: &mut BTreeSet<Span>) {
+    into.insert(node.span);
+    match &node.value {
+        Value::Map(map) => map.values().for_each(|child| spans(child, into)),
+        Value::List(list) => list.iter().for_each(|child| spans(child, into)),
+        _ => {}
     }
 }
 

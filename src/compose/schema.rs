@@ -42,6 +42,8 @@ pub enum Shape {
 
 #[derive(Debug)]
 pub struct Object {
+    /// The name that other tables know it by.
+    pub name: &'static str,
     pub keys: &'static [(&'static str, Shape)],
     /// Keys whose zero value is printed, because absent means something else.
     pub keep_zero: &'static [&'static str],
@@ -108,6 +110,7 @@ use Shape::{
 macro_rules! object {
     ($name:ident keep [$($keep:literal),*] { $($key:literal: $shape:expr,)* }) => {
         pub static $name: Object = Object {
+            name: stringify!($name),
             keys: &[$(($key, $shape)),*],
             keep_zero: &[$($keep),*],
         };

@@ -398,7 +398,18 @@ impl Shared {
         mount: &VolumeMountRecord,
         image: &Image,
     ) -> Result<ResolvedMount, EngineError> {
-        let source = match self.volumes.path(&mount.volume)? {
+        let place = match self.volumes.path(&mount.volume) {
+            // Half of a creation or of a removal; what was in it, if anything, was given up.
+            Err(VolumeError::NotFound { .. }) if mount.anonymous => {
+                self.volumes.create(&crate::plan::VolumeConfig {
+                    name: mount.volume.clone(),
+                    ..crate::plan::VolumeConfig::default()
+                })?;
+                self.volumes.path(&mount.volume)?
+            }
+            place => place?,
+        };
+        let source = match place {
             VolumeMount::Directory(dir) => {
                 if !mount.nocopy && mount.subpath.is_none() {
                     let volumes = self.volumes.clone();

@@ -282,6 +282,7 @@ fn pids_in_role(has_role: impl Fn(&str) -> bool) -> Vec<i32> {
 fn is_empty_store(path: &Path) -> bool {
     const FILES: &[&str] = &[
         "state.redb",
+        "boot_id",
         "engine.lock",
         "engine.lock.respawn",
         "start.lock",
@@ -460,9 +461,10 @@ pub fn run(mut command: Command) -> Run {
         // Fails only when nobody waits any more.
         let _ = sender.send(child.wait_with_output());
     });
-    let output = match receiver.recv_timeout(COMMAND_LIMIT) {
+    let limit = wait::limit(COMMAND_LIMIT);
+    let output = match receiver.recv_timeout(limit) {
         Ok(output) => output.unwrap_or_else(|error| panic!("{text}: {error}")),
-        Err(_) => panic!("{text}: not done after {COMMAND_LIMIT:?}, or its output is held open"),
+        Err(_) => panic!("{text}: not done after {limit:?}, or its output is held open"),
     };
     use std::os::unix::process::ExitStatusExt;
     Run {

@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::TestEnv;
-use super::kernel;
+use super::{kernel, wait};
 
 /// One test of the suite.
 #[derive(Clone, Copy)]
@@ -67,7 +67,8 @@ pub fn run(case: &Case) -> Result<(), Failed> {
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .spawn()?;
-    let timely = ends_within(child.id(), DEADLINE)?;
+    let deadline = wait::limit(DEADLINE);
+    let timely = ends_within(child.id(), deadline)?;
     if !timely {
         // Takes the pid namespace with it, through init's parent-death signal.
         child.kill()?;
@@ -80,7 +81,7 @@ pub fn run(case: &Case) -> Result<(), Failed> {
     Err(if timely {
         format!("{status}\n{text}").into()
     } else {
-        format!("not done after {DEADLINE:?}\n{text}").into()
+        format!("not done after {deadline:?}\n{text}").into()
     })
 }
 
@@ -162,10 +163,7 @@ fn init(directory: &Path) -> u8 {
         .expect("ip is installed");
     assert!(up.success(), "lo comes up");
     let name = std::env::var(NAME).expect("the runner names a case");
-    let case = again("case", directory, &name)
-        .spawn()
-        .expect("the case starts");
-    let case_pid = nix::unistd::Pid::from_raw(case.id() as i32);
+    let case_pid = nix::unistd::Pid::from_raw(start(again("case", directory, &name)).id() as i32);
     loop {
         // Reaps the orphans, too: engine and shims detach themselves and become our children.
         match waitpid(None, Some(WaitPidFlag::empty())).expect("the case is our child") {
@@ -174,6 +172,11 @@ fn init(directory: &Path) -> u8 {
             _ => {}
         }
     }
+}
+
+/// Starts a process that the caller reaps by `waitpid`, together with others.
+fn start(mut command: Command) -> std::process::Child {
+    command.spawn().expect("our own program starts")
 }
 
 fn mount_new(kind: &str, target: &str, options: Option<&str>) {
@@ -206,7 +209,7 @@ pub fn missing_programs(needs: &[&'static str]) -> Vec<&'static str> {
         let mut directories = path.split(':');
         directories.any(|directory| fs::metadata(Path::new(directory).join(program)).is_ok())
     };
-    let mut missing: Vec<_> = needs.iter().copied().collect();
+    let mut missing = needs.to_vec();
     missing.retain(|program| !exists(program));
     missing
 }

@@ -5,14 +5,25 @@ use std::time::{Duration, Instant};
 /// Long enough for a machine that several suites share; a condition that holds ends the wait at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A limit of these suites, longer where everything is: an emulated machine says with
+/// `WHARF_TEST_SLOWNESS` how many times as long things take there.
+pub fn limit(usual: Duration) -> Duration {
+    let slowness = std::env::var("WHARF_TEST_SLOWNESS")
+        .ok()
+        .and_then(|factor| factor.parse().ok())
+        .unwrap_or(1);
+    usual * slowness
+}
+
 /// Asks until there is an answer, with a short pause that grows to 20 ms.
 ///
 /// Panics with `what` after [`PATIENCE`].
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
-    match poll(PATIENCE, &mut answer) {
+    let patience = limit(PATIENCE);
+    match poll(patience, &mut answer) {
         Some(answer) => answer,
-        None => panic!("waited {PATIENCE:?} in vain for {what}"),
+        None => panic!("waited {patience:?} in vain for {what}"),
     }
 }
 

@@ -12,6 +12,8 @@ crate::cases! {
     deploy_resources_limits_count_too,
     pids_limit_stops_a_fork_bomb,
     without_limits_nothing_is_limited,
+    processors_and_weights_are_in_the_cgroup_files,
+    a_container_sees_its_own_cgroup_and_cannot_change_it,
 }
 
 /// The value of a control file of the process's cgroup: the v2 name, else the v1 controller's.
@@ -168,11 +170,94 @@ services:
     );
     project.up();
     let pid = project.pid_of("sleep 1001");
-    let memory = cgroup_value(pid, "memory.max", "memory", "memory.limit_in_bytes");
-    assert!(memory == "max" || memory.len() > 15, "{memory}");
-    // A container without a limit need not be in the controller's tree at all: the root has no file.
+    // A container without a limit need not be in the controller's tree at all: a v1 root has no
+    // file, and a cgroup2 directory has those of the controllers that were handed down.
     let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
-    if !table.lines().any(|line| line.ends_with(":pids:/")) {
+    let is_in = |controller: &str| {
+        let mut lines = table.lines();
+        lines.any(|line| line.contains(controller) && !line.ends_with(":/"))
+    };
+    if is_in("memory") {
+        let memory = cgroup_value(pid, "memory.max", "memory", "memory.limit_in_bytes");
+        assert!(memory == "max" || memory.len() > 15, "{memory}");
+    }
+    if is_in("pids") {
         assert_eq!(cgroup_value(pid, "pids.max", "pids", "pids.max"), "max");
     }
+    let own = table.lines().find_map(|line| line.strip_prefix("0::/"));
+    for tree in kernel::own_mounts()
+        .iter()
+        .filter(|mount| mount.kind == "cgroup2")
+    {
+        for file in ["memory.max", "pids.max", "cpu.max"] {
+            let path = Path::new(&tree.target).join(own.unwrap_or("")).join(file);
+            if let Ok(value) = fs::read_to_string(path) {
+                assert!(value.starts_with("max"), "{file}: {value}");
+            }
+        }
+    }
+}
+
+fn processors_and_weights_are_in_the_cgroup_files(env: &TestEnv) {
+    let project = env.project(
+        "cpuset",
+        "
+services:
+  s:
+    image: IMAGE
+    command: sleep 1001
+    stop_grace_period: 0s
+    cpuset: '0'
+    cpu_shares: 512
+",
+    );
+    project.up();
+    let pid = project.pid_of("sleep 1001");
+    assert_eq!(
+        cgroup_value(pid, "cpuset.cpus", "cpuset", "cpuset.cpus"),
+        "0"
+    );
+    assert_eq!(
+        kernel::status_field(pid, "Cpus_allowed_list"),
+        Some("0".to_owned())
+    );
+    // Half of the default, on either scale: 1024 shares are a weight of 100 on runc's curve.
+    let weight = cgroup_value(pid, "cpu.weight", "cpu", "cpu.shares");
+    assert!(["59", "512"].contains(&weight.as_str()), "{weight}");
+}
+
+fn a_container_sees_its_own_cgroup_and_cannot_change_it(env: &TestEnv) {
+    let project = env.project(
+        "view",
+        "
+services:
+  s:
+    image: IMAGE
+    command: sleep 1001
+    stop_grace_period: 0s
+    mem_limit: 64m
+",
+    );
+    project.up();
+    let inside = |script: &str| project.wharf(&["exec", "-T", "s", "sh", "-c", script]);
+    // cgroup2 stands there itself; of the older hierarchies each has a directory.
+    let limit =
+        inside("cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes");
+    assert_eq!(limit.ok().stdout.trim(), "67108864");
+    for script in [
+        "cd /sys/fs/cgroup; [ -e cgroup.procs ] || cd memory; mkdir below",
+        "cd /sys/fs/cgroup; [ -e cgroup.procs ] || cd memory; echo 1 > cgroup.procs",
+    ] {
+        let refused = inside(script);
+        assert_ne!(refused.code, 0, "{refused}");
+        assert!(
+            refused.stderr.contains("Read-only file system"),
+            "{refused}"
+        );
+    }
+    let paths = inside("cat /proc/self/cgroup").ok().stdout;
+    assert!(
+        !paths.contains("wharf"),
+        "names of the host's cgroups: {paths}"
+    );
 }

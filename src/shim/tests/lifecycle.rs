@@ -494,7 +494,8 @@ fn privileged_a_dead_engine_is_started_again() {
         running.shim_pid().to_string(),
         "the engine is the shim's child"
     );
-    assert_eq!(fds.matches("/dev/null").count(), 3, "{fds}");
+    assert_eq!(fds.matches("/dev/null").count(), 2, "{fds}");
+    assert!(fds.contains("/engine.log"), "its last words: {fds}");
     assert!(
         !fds.contains("socket") && !fds.contains("pipe") && !fds.contains("/log"),
         "{fds}"
