@@ -17,6 +17,7 @@ crate::cases! {
     a_link_in_a_volume_does_not_lead_a_subpath_out,
     a_subpath_that_climbs_is_refused,
     a_program_that_asks_to_be_traced_goes_on ["python3"],
+    a_tracer_in_the_container_finds_nothing_open_in_an_exec ["python3"],
     the_engines_state_is_hidden_behind_every_name,
     binds_propagate_as_asked ["mount", "umount"],
     a_tmpfs_has_the_mode_of_what_it_covers,
@@ -43,12 +44,9 @@ fn an_exec_with_privileges_has_all_capabilities_and_the_filter(env: &TestEnv) {
         ]);
         project.wharf(&all).ok().stdout
     };
-    let last: u32 = fs::read_to_string("/proc/sys/kernel/cap_last_cap")
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    let all = format!("{:016x}", (1u64 << (last + 1)) - 1);
+    // What this machine leaves to anybody.
+    let own = i32::try_from(std::process::id()).unwrap();
+    let all = kernel::status_field(own, "CapBnd").unwrap();
     let raised = status(&["--privileged"]);
     assert_eq!(raised.matches(&all).count(), 2, "{raised}");
     assert!(raised.contains("Seccomp:\t2"), "{raised}");
@@ -171,6 +169,54 @@ services:
         let seen = project.wharf(&["exec", "-T", "s", "test", "-e", "/alive"]);
         (seen.code == 0).then_some(())
     });
+}
+
+fn a_tracer_in_the_container_finds_nothing_open_in_an_exec(env: &TestEnv) {
+    // CAP_SYS_PTRACE overrides undumpability: what counts is that there is nothing to be had.
+    let project = env.project(
+        "tracer",
+        r#"
+services:
+  s:
+    image: rootfs:/
+    stop_grace_period: 0s
+    cap_add: [SYS_PTRACE]
+    command:
+      - python3
+      - -uc
+      - |
+        import os, time
+        seen, loot = set(), set()
+        while not os.path.exists("/enough"):
+            for pid in os.listdir("/proc"):
+                if not pid.isdigit() or pid == "1":
+                    continue
+                try:
+                    if not os.readlink(f"/proc/{pid}/exe").startswith("/memfd:"):
+                        continue
+                    seen.add(pid)
+                    for fd in os.listdir(f"/proc/{pid}/fd"):
+                        to = os.readlink(f"/proc/{pid}/fd/{fd}")
+                        if to.startswith("/") and to != "/dev/null" or "pidfd" in to:
+                            loot.add(to)
+                except OSError:
+                    pass
+        print("seen", len(seen), "loot", sorted(loot))
+        time.sleep(1001)
+"#,
+    );
+    project.up();
+    // The process is seen for a moment only.
+    for _ in 0..40 {
+        project.exec("s", &["true"]);
+    }
+    project.exec("s", &["touch", "/enough"]);
+    let told = wait::wait_for("the tracer's word", || {
+        let logs = project.wharf(&["logs", "--no-log-prefix", "s"]).ok().stdout;
+        logs.contains("loot").then_some(logs)
+    });
+    assert!(told.contains("loot []"), "{told}");
+    assert!(!told.contains("seen 0"), "it never looked at one: {told}");
 }
 
 fn the_engines_state_is_hidden_behind_every_name(env: &TestEnv) {
