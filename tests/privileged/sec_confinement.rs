@@ -192,13 +192,12 @@ services:
                 if not pid.isdigit() or pid == "1":
                     continue
                 try:
+                    fds = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+                    # Asked last: a program that has begun meanwhile has files of its own.
                     if not os.readlink(f"/proc/{pid}/exe").startswith("/memfd:"):
                         continue
                     seen.add(pid)
-                    for fd in os.listdir(f"/proc/{pid}/fd"):
-                        to = os.readlink(f"/proc/{pid}/fd/{fd}")
-                        if to.startswith("/") and to != "/dev/null" or "pidfd" in to:
-                            loot.add(to)
+                    loot |= {to for to in fds if to.startswith("/") and to != "/dev/null" or "pidfd" in to}
                 except OSError:
                     pass
         print("seen", len(seen), "loot", sorted(loot))
