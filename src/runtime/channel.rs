@@ -4,7 +4,7 @@
 //! is sent between `fork` and `execve`, where less is better.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::runtime::failure::{Failure, Kind, os_text};
@@ -141,6 +141,13 @@ impl AsFd for Parent {
 }
 
 impl Child {
+    /// Closes everything of the engine's but this end and the standard streams. Whoever may trace in
+    /// the container sees the process from its first moment in the pid namespace, undumpable or not,
+    /// and could take its descriptors (S33).
+    pub fn close_all_others(&self) {
+        fd::close_inherited(3, &[self.socket.as_raw_fd()]);
+    }
+
     /// Waits until the parent says go; `false` when it has died instead.
     #[must_use]
     pub fn wait(&self) -> bool {

@@ -116,6 +116,10 @@ fn prepare(
         }
     };
     pidfd::join(exec.init, libc::CLONE_NEWPID).during("join the pid namespace")?;
+    // The process will be seen in there with all that is open here. What is borrowed from the shim
+    // is not used again, and this helper ends without dropping it.
+    drop(root);
+    channel.close_all_others();
     credentials::become_user(&identity, spec)?;
     let command = start::find_command(spec, &identity)?;
     credentials::confine(spec, exec.seccomp)?;

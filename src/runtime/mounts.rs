@@ -250,8 +250,8 @@ fn prepare(mount: &Mount, cgroup: &Path) -> Result<Prepared, MountError> {
 fn clone(source: &Path, subpath: Option<&Path>, depth: Depth) -> Result<OwnedFd, MountError> {
     let whole = || subpath.map_or_else(|| source.to_owned(), |below| source.join(below));
     let cloned = match subpath {
-        None => match within_process(source) {
-            Some((process, path)) => clone_in_namespace_of(process, &path, depth),
+        None => match elsewhere(source) {
+            Some((namespace, path)) => clone_elsewhere(&namespace, &path, depth),
             None => mount::clone_path(source, depth),
         },
         Some(below) => open_below(source, below).and_then(|fd| mount::clone_fd(fd, depth)),
@@ -265,28 +265,37 @@ fn clone(source: &Path, subpath: Option<&Path>, depth: Depth) -> Result<OwnedFd,
     })
 }
 
-/// Splits `/proc/<pid>/root/<path>`, which names what another container has mounted.
-fn within_process(source: &Path) -> Option<(i32, PathBuf)> {
-    let rest = source.strip_prefix("/proc").ok()?;
-    let (pid, rest) = rest.to_str()?.split_once('/')?;
-    let path = Path::new(rest).strip_prefix("root").ok()?;
-    Some((pid.parse().ok()?, Path::new("/").join(path)))
+/// Of `/proc/<pid>/root/…` the process's mount namespace, and the path in there.
+fn elsewhere(source: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut parts = source.strip_prefix("/proc").ok()?.components();
+    let process = parts.next()?.as_os_str();
+    process.to_str()?.parse::<u32>().ok()?;
+    let path = parts.as_path().strip_prefix("root").ok()?;
+    Some((
+        Path::new("/proc").join(process).join("ns/mnt"),
+        path.to_owned(),
+    ))
 }
 
-/// Clones a tree that is mounted in another process's namespace only: the kernel copies mounts of
-/// the caller's own namespace and detached ones, so the caller goes there for a moment. On a failure
-/// to come back the caller, a container that is being made, ends.
-fn clone_in_namespace_of(process: i32, path: &Path, depth: Depth) -> io::Result<OwnedFd> {
-    let open = |path: &str| {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok::<_, io::Error>(rustix::fs::open(path, flags, Mode::empty())?)
+/// A mount can be cloned only from inside its own namespace; the clone then belongs to none.
+fn clone_elsewhere(namespace: &Path, path: &Path, depth: Depth) -> io::Result<OwnedFd> {
+    let open = |path: &Path, flags: OFlags| -> io::Result<OwnedFd> {
+        Ok(rustix::fs::open(
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
     };
-    let own = open("/proc/self/ns/mnt")?;
-    let theirs = open(&format!("/proc/{process}/ns/mnt"))?;
-    pidfd::join(&theirs, libc::CLONE_NEWNS)?;
-    let tree = mount::clone_path(path, depth);
-    pidfd::join(&own, libc::CLONE_NEWNS)?;
-    tree
+    let enter = |namespace: OwnedFd| {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS).map_err(io::Error::from)
+    };
+    let home = open(Path::new("/proc/self/ns/mnt"), OFlags::RDONLY)?;
+    enter(open(namespace, OFlags::RDONLY)?)?;
+    let cloned = open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)
+        .and_then(|root| Root::new(root).open(path, OFlags::PATH))
+        .and_then(|found| mount::clone_fd(found, depth));
+    enter(home)?;
+    cloned
 }
 
 fn open_below(source: &Path, below: &Path) -> io::Result<OwnedFd> {
@@ -499,6 +508,16 @@ fn mode_at(root: &Root, path: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_through_another_process_names_its_namespace() {
+        let at = |path: &str| elsewhere(Path::new(path));
+        let found = ("/proc/12/ns/mnt".into(), "dev/shm".into());
+        assert_eq!(at("/proc/12/root/dev/shm"), Some(found));
+        for path in ["/proc/self/root/x", "/proc/12/cwd", "/proc/sys/x", "/srv"] {
+            assert_eq!(at(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn later_words_win() {

@@ -181,6 +181,10 @@ fn prepare(
     }
     let proc = private_proc().during("make a private procfs")?;
     shared::set_oom_score(process, &proc)?;
+    if container.init {
+        // Process 1 stays this program, whose arguments name the engine's directories.
+        crate::sys::process::set_command_line(proc.as_fd(), b"wharf-init");
+    }
     set_names(spec, namespaces)?;
     if let Some(values) = spec
         .linux()

@@ -105,11 +105,14 @@ impl Exec {
         };
         match channel.receive() {
             Ok(Report::Console(fd)) => *master = Some(fd),
-            Ok(Report::Forked(pid)) => {
+            // Once, and only a child of ours: a container that may trace could speak for the process.
+            Ok(Report::Forked(pid)) if process.is_none() => {
+                let child = Pid::from_raw(pid).filter(|pid| pidfd::is_child(*pid));
+                // It is not reaped, so the number is still its.
+                *process = child.and_then(|pid| pidfd::open(pid).ok());
                 self.pid = pid;
-                // It is our child and not reaped, so the number is still its.
-                *process = Pid::from_raw(pid).and_then(|pid| pidfd::open(pid).ok());
             }
+            Ok(Report::Forked(_)) => {}
             Ok(Report::Nothing) => {}
             Ok(Report::Failed(reported)) => *failure = Some(reported),
             Ok(Report::Closed) | Err(_) => {

@@ -118,7 +118,9 @@ pub fn run(spawn: &Spawn, fds: Vec<OwnedFd>, default_filter: Filter) -> ! {
     match Shim::begin(spawn, netns, fds.collect(), default_filter) {
         Ok(mut shim) => {
             shim.connection = connection;
+            // Reading the bundle went deep, and it will not be read again.
             process::trim_heap();
+            process::trim_stack();
             shim.serve()
         }
         Err(failure) => {

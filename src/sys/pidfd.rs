@@ -19,6 +19,13 @@ pub fn open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Whether a number is that of a child of this process, running or not yet reaped.
+#[must_use]
+pub fn is_child(pid: Pid) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    rustix::process::waitid(WaitId::Pid(pid), look).is_ok()
+}
+
 /// Takes the status of an ended child; `None` while it runs.
 ///
 /// # Errors

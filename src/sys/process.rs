@@ -4,12 +4,49 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, Signal};
 
 /// The name that `ps` and `top` show, at most 15 bytes.
 pub fn set_name(name: &CStr) {
     // It is decoration: there is nothing to do about a failure.
     let _ = rustix::thread::set_name(name);
+}
+
+/// The command line that `ps` shows, cut to the room that the present one takes. `proc` is a procfs
+/// of the kernel's own making, of a namespace that this process is in.
+pub fn set_command_line(proc: BorrowedFd<'_>, text: &[u8]) {
+    // Decoration as well.
+    let Ok((start, end)) = argument_area(proc) else {
+        return;
+    };
+    let Some(room) = end.checked_sub(start).filter(|room| *room > 1) else {
+        return;
+    };
+    let n = text.len().min(room - 2);
+    // SAFETY: the kernel put the arguments into [start, end) at execve and says so in a file that
+    // nobody else can write. It is a part of this process's stack, writable and mapped for as long
+    // as it lives. Nothing refers to it: the arguments have been copied, and the caller is the only
+    // thread.
+    let area = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, room) };
+    area.fill(0);
+    area[..n].copy_from_slice(&text[..n]);
+    // A last byte that is no NUL makes the kernel stop at the first one (setproctitle(3)).
+    area[room - 1] = b' ';
+}
+
+/// Fields 48 and 49 of proc_pid_stat(5).
+fn argument_area(proc: BorrowedFd<'_>) -> io::Result<(usize, usize)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, "self/stat", flags, Mode::empty())?;
+    let stat = io::read_to_string(std::fs::File::from(file))?;
+    let field = |number: usize| {
+        stat.rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(number - 3))
+            .and_then(|address| address.parse().ok())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    Ok((field(48)?, field(49)?))
 }
 
 /// Orphaned descendants come to this process instead of the machine's init.

@@ -21,6 +21,7 @@ mod namespaces;
 mod networks;
 mod order;
 mod restart;
+mod sec_confinement;
 mod security;
 mod storage;
 
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         networks::CASES,
         order::CASES,
         restart::CASES,
+        sec_confinement::CASES,
         security::CASES,
         storage::CASES,
     ]

@@ -76,8 +76,8 @@ pub fn resolve(device: &Device) -> Result<Vec<DeviceNode>, SpecError> {
     Ok(nodes)
 }
 
-/// All devices of the host, for a privileged container. What the runtime makes itself (`pts`, `shm`,
-/// `mqueue`, `console`) is left out.
+/// All devices of the host, for a privileged container. What the runtime makes itself (`pts`, `ptmx`,
+/// `shm`, `mqueue`, `console`) is left out.
 ///
 /// # Errors
 /// [`SpecError::Device`].
@@ -91,8 +91,10 @@ pub fn host() -> Result<Vec<DeviceNode>, SpecError> {
     Ok(nodes)
 }
 
-const MADE_INSIDE: [&str; 8] = [
+const MADE_INSIDE: [&str; 9] = [
     "pts",
+    // A link to the container's own.
+    "ptmx",
     "shm",
     "fd",
     "mqueue",

@@ -161,6 +161,7 @@ struct Network {
     /// The container's own `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`.
     files: Option<NetworkFiles>,
     namespace: NetworkNamespace,
+    hostname: String,
 }
 
 struct NetworkFiles {
@@ -221,6 +222,7 @@ async fn network(
                 attached: Attached { endpoints, ports },
                 files: Some(own_files(&hosts_file, &resolv_conf)?),
                 namespace: NetworkNamespace::Own,
+                hostname,
             })
         }
         NetworkMode::Host => {
@@ -233,6 +235,7 @@ async fn network(
                 attached: Attached::default(),
                 files: Some(own_files(&format!("{hosts}{extra}"), &resolv_conf)?),
                 namespace: NetworkNamespace::Host,
+                hostname,
             })
         }
         NetworkMode::Container(other) => {
@@ -241,6 +244,10 @@ async fn network(
             let netns =
                 std::fs::File::open(&path).map_err(|source| file_error("open", &path, source))?;
             let dir = shared.run_dir(&owner);
+            // As Docker: who is at the same address goes by the same name.
+            let owners_name = std::fs::read_to_string(dir.join("hostname"))
+                .ok()
+                .map(|name| name.trim_end().to_owned());
             Ok(Network {
                 netns: Some(netns.into()),
                 reservations: Vec::new(),
@@ -252,6 +259,7 @@ async fn network(
                     hostname: dir.join("hostname"),
                 }),
                 namespace: NetworkNamespace::Joined,
+                hostname: owners_name.unwrap_or(hostname),
             })
         }
     }
@@ -426,7 +434,7 @@ fn bundle(
         image: image_config,
         mounts: &mounts.mounts,
         network: network.namespace,
-        hostname: &hostname(record),
+        hostname: &network.hostname,
         files: NameFiles {
             hosts: files.map(|files| files.hosts.as_path()),
             hostname: files.map(|files| files.hostname.as_path()),

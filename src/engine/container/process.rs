@@ -207,6 +207,12 @@ fn rlimits(input: &SpecInput<'_>) -> Result<Vec<PosixRlimit>, SpecError> {
         let hard = input.host.max_nofile.min(524_288);
         limits.push(rlimit(PosixRlimitType::RlimitNofile, hard.min(1024), hard));
     }
+    for (typ, soft, hard) in &input.host.other_limits {
+        let is_set = |name: &String| rlimit_type(name) == Some(*typ);
+        if !input.config.ulimits.keys().any(is_set) {
+            limits.push(rlimit(*typ, *soft, *hard));
+        }
+    }
     for (name, limit) in &input.config.ulimits {
         let typ = rlimit_type(name).ok_or_else(|| SpecError::UlimitName(name.clone()))?;
         let soft = unlimited(name, limit.soft)?;

@@ -17,6 +17,7 @@ struct Case {
     devices: Vec<DeviceNode>,
     host_devices: Vec<DeviceNode>,
     profile: Option<&'static str>,
+    other_limits: Vec<(PosixRlimitType, u64, u64)>,
     joined: JoinedNamespaces<'static>,
 }
 
@@ -48,6 +49,7 @@ fn case(change: impl FnOnce(&mut ContainerConfig)) -> Case {
         devices: Vec::new(),
         host_devices: Vec::new(),
         profile: None,
+        other_limits: Vec::new(),
         joined: JoinedNamespaces::default(),
     }
 }
@@ -78,6 +80,7 @@ impl Case {
                 kernel: (6, 1),
                 thermal_throttle: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
                 max_nofile: 1 << 20,
+                other_limits: self.other_limits.clone(),
             },
             seccomp_profile: self.profile,
         })
@@ -762,6 +765,21 @@ fn the_number_of_files_is_finite_by_default() {
     assert_eq!(
         with("memlock", -1, -1).unwrap()[1],
         (PosixRlimitType::RlimitMemlock, u64::MAX, u64::MAX)
+    );
+    let mut started_oddly = case(|c| {
+        let ulimit = Ulimit { soft: 5, hard: 5 };
+        c.ulimits.insert("nproc".to_owned(), ulimit);
+    });
+    started_oddly.other_limits = vec![
+        (PosixRlimitType::RlimitCore, 0, u64::MAX),
+        (PosixRlimitType::RlimitNproc, 100, 100),
+    ];
+    assert_eq!(
+        limits(&started_oddly).unwrap()[1..],
+        [
+            (PosixRlimitType::RlimitCore, 0, u64::MAX),
+            (PosixRlimitType::RlimitNproc, 5, 5),
+        ]
     );
     assert!(matches!(
         with("nofiles", 1, 1),

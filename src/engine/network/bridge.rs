@@ -170,7 +170,11 @@ fn settings(record: &NetworkRecord) -> Result<(), NetworkError> {
     if Path::new("/proc/sys/net/ipv6").exists() {
         // A container must not be able to give the host a default route (CVE-2020-13401).
         write(&conf("ipv6", "accept_ra"), "0")?;
+        write(&conf("ipv6", "accept_redirects"), "0")?;
     }
+    // Nor to lead the host's own traffic elsewhere. With forwarding on, the host's switch for all
+    // links has to agree before a redirect counts, so this one is enough.
+    write(&conf("ipv4", "accept_redirects"), "0")?;
     if !record.config.internal && record.pool(Family::V4).is_some() {
         // Lets answers to 127.0.0.1 back in. Forged packets are dropped by the table's first chain.
         write(&conf("ipv4", "route_localnet"), "1")?;
