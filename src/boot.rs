@@ -11,20 +11,28 @@
 //! 5. leave the host's mount namespace;
 //! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 
 use crate::cli::Boot;
 use crate::engine::{Engine, EngineError, Roots, chain};
+use crate::sys::fallback::{self, Feature};
 use crate::sys::mount;
+
+const DEFAULT_IDLE_SECONDS: u64 = 300;
+/// How long an engine that finds the lock taken waits for the holder to serve or to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -108,7 +116,12 @@ fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
     detach(roots)?;
     enter_own_cgroup(roots);
     let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
-    let _lock = lock(&roots.run.join("engine.lock"))?;
+    let Some(_lock) = lock_or_find_other(roots)? else {
+        // Somebody else was faster (a shim that missed its engine, another command); whoever
+        // started us wants an engine, and there is one.
+        on_ready();
+        return Ok(());
+    };
     // The engine's own mounts, if it makes any, are nobody else's to see.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(io::Error::from)
@@ -124,7 +137,12 @@ fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
         .enable_all()
         .build()
         .map_err(system("start the async runtime"))?;
-    runtime.block_on(serve(roots, spawner, on_ready))
+    let result = runtime.block_on(serve(roots, spawner, on_ready));
+    // Ends what holds the spawner's socket; the spawner ends with it.
+    drop(runtime);
+    while nix::sys::wait::wait().is_ok() {}
+    leave_own_cgroup(roots);
+    result
 }
 
 /// Leaves everything of the process that started us.
@@ -156,72 +174,82 @@ fn raise_nofile() {
     }
 }
 
-/// Goes on as a sealed copy of this executable in memory, unless this is it already.
+/// Goes on as a sealed copy of this executable in memory, unless this is protected already.
 fn seal(arguments: &[CString]) -> Result<(), BootError> {
     let exe = std::fs::read_link("/proc/self/exe").map_err(system("read /proc/self/exe"))?;
     if exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
         return Ok(());
     }
     let mut program = File::open("/proc/self/exe").map_err(system("open the executable"))?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memfd = rustix::fs::memfd_create("wharf", flags | MemfdFlags::EXEC)
-        // MFD_EXEC is Linux 6.3; older kernels make every memfd executable.
-        .or_else(|_| rustix::fs::memfd_create("wharf", flags))
-        .map_err(|error| system("make the sealed copy of the executable")(error.into()))?;
-    let mut copy = File::from(memfd);
-    io::copy(&mut program, &mut copy).map_err(system("copy the executable"))?;
-    rustix::fs::fcntl_add_seals(
-        &copy,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )
-    .map_err(|error| system("seal the copy of the executable")(error.into()))?;
+    // Whoever reopens `/proc/<pid>/exe` goes through the mount that we were executed from.
+    let seen_through = rustix::fs::fstatvfs(&program)
+        .map_err(|error| system("look at the executable's file system")(error.into()))?;
+    if seen_through
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    {
+        return Ok(());
+    }
     let environment: Vec<CString> = std::env::vars_os()
         .filter_map(|(key, value)| {
             use std::os::unix::ffi::OsStrExt;
             CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
         })
         .collect();
-    let Err(refused) = nix::unistd::fexecve(copy.as_fd(), arguments, &environment);
+    let Err(refused) = execute_sealed(&mut program, arguments, &environment);
     // `vm.memfd_noexec=2` refuses (S2): then the file itself, seen through a read-only clone of
     // its mount, which cannot be written through `/proc/<pid>/exe` either.
-    let exec_read_only = || -> io::Result<()> {
-        let mount = mount::clone_path(&exe, mount::Depth::Single)?;
-        let read_only = mount::Change {
-            set: mount::Attr::MOUNT_ATTR_RDONLY.bits().into(),
-            ..mount::Change::default()
-        };
-        mount::set_attributes(&mount, mount::Depth::Single, read_only)?;
-        let file = rustix::fs::openat(
-            &mount,
-            "",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .unwrap_or(mount);
-        nix::unistd::fexecve(&file, arguments, &environment)?;
-        Ok(())
-    };
-    exec_read_only().map_err(|source| {
-        tracing::error!(%refused, "cannot execute a sealed copy of the program");
-        BootError::System {
-            action: "execute a protected copy of the program",
-            source,
-        }
+    let Err(source) = execute_read_only(&exe, arguments, &environment);
+    tracing::error!(error = %refused, "cannot execute a sealed copy of the program");
+    Err(BootError::System {
+        action: "execute a protected copy of the program",
+        source,
     })
 }
 
-/// A cgroup of our own, in every hierarchy: what ends the caller's (a CI job, an SSH session)
-/// must not end us. Where the caller may not do that, staying is all there is.
-fn enter_own_cgroup(roots: &Roots) {
-    let tag = roots.tag();
-    let base = if tag.is_empty() {
-        "wharf".to_owned()
-    } else {
-        format!("wharf-{tag}")
+/// Replaces this process by a copy of the program in memory that nobody can write to.
+fn execute_sealed(
+    program: &mut File,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Result<Infallible> {
+    if fallback::is_forced(Feature::MemfdExec) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = match rustix::fs::memfd_create("wharf", flags | MemfdFlags::EXEC) {
+        // MFD_EXEC is Linux 6.3; older kernels make every memfd executable.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("wharf", flags)?,
+        made => made?,
     };
-    let path = Path::new(&base).join("engine");
-    let pid = rustix::process::getpid().as_raw_nonzero().get();
-    if let Err(error) = crate::runtime::cgroup::enter(&path, pid) {
+    let mut copy = File::from(memfd);
+    io::copy(program, &mut copy)?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(nix::unistd::fexecve(copy.as_fd(), arguments, environment)?)
+}
+
+/// Replaces this process by its own program, reached through a read-only mount of its own.
+fn execute_read_only(
+    exe: &Path,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Result<Infallible> {
+    let program = mount::clone_path(exe, mount::Depth::Single)?;
+    let read_only = mount::Change {
+        set: mount::Attr::MOUNT_ATTR_RDONLY.bits().into(),
+        ..mount::Change::default()
+    };
+    mount::set_attributes(&program, mount::Depth::Single, read_only)?;
+    Ok(nix::unistd::fexecve(&program, arguments, environment)?)
+}
+
+/// A cgroup of our own: what ends the caller's (a CI job, an SSH session) must not end us. Where the
+/// caller may not do that, staying is all there is.
+fn enter_own_cgroup(roots: &Roots) {
+    if let Err(error) = crate::runtime::cgroup::enter(&own_cgroup(roots), own_pid()) {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "cannot leave the caller's cgroup"
@@ -229,7 +257,55 @@ fn enter_own_cgroup(roots: &Roots) {
     }
 }
 
-/// Takes the engine's lock for life.
+/// An engine that ends on purpose leaves nothing in the kernel.
+fn leave_own_cgroup(roots: &Roots) {
+    if let Err(error) = crate::runtime::cgroup::leave(&own_cgroup(roots), own_pid()) {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot remove the engine's cgroup"
+        );
+    }
+}
+
+/// Relative to the hierarchy's root.
+fn own_cgroup(roots: &Roots) -> PathBuf {
+    let tag = roots.tag();
+    let base = if tag.is_empty() {
+        "wharf".to_owned()
+    } else {
+        format!("wharf-{tag}")
+    };
+    Path::new(&base).join("engine")
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// Takes the engine's lock for life. `None`: another engine has it, and serves.
+///
+/// The holder may be an engine that is about to end, or one that has not begun to serve: both
+/// pass within moments, and a command that comes just then must not fail for it (L6).
+///
+/// # Errors
+/// When the lock stays taken and nobody serves.
+fn lock_or_find_other(roots: &Roots) -> Result<Option<File>, BootError> {
+    let path = roots.run.join("engine.lock");
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock(&path) {
+            Err(BootError::Locked { .. }) if Instant::now() < deadline => {}
+            result => return result.map(Some),
+        }
+        if std::os::unix::net::UnixStream::connect(&roots.socket).is_ok() {
+            return Ok(None);
+        }
+        // No event tells of both ends of this wait, the lock's release and the other's socket.
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+/// Takes the lock if nobody has it.
 fn lock(path: &Path) -> Result<File, BootError> {
     let file = std::fs::OpenOptions::new()
         .create(true)
@@ -262,13 +338,28 @@ async fn serve(roots: &Roots, spawner: OwnedFd, on_ready: impl FnOnce()) -> Resu
         ended().await;
         closing.cancel();
     });
-    crate::api::server::serve(Arc::new(engine.clone()), listener, engine.closing().clone())
-        .await
-        .map_err(system("serve the API"))?;
+    crate::api::server::serve(
+        Arc::new(engine.clone()),
+        listener,
+        engine.closing().clone(),
+        idle_timeout(),
+    )
+    .await
+    .map_err(system("serve the API"))?;
     engine.say_goodbye().await;
-    // The next engine binds anew; a socket file without a listener would only mislead.
-    let _ = std::fs::remove_file(&roots.socket);
     Ok(())
+}
+
+/// How long an engine with nothing to do stays: `WHARF_IDLE_TIMEOUT` seconds, 0 for ever.
+fn idle_timeout() -> Option<Duration> {
+    let seconds = match std::env::var("WHARF_IDLE_TIMEOUT") {
+        Ok(text) => text.trim().parse().unwrap_or_else(|_| {
+            tracing::warn!(value = %text, "WHARF_IDLE_TIMEOUT is no number of seconds");
+            DEFAULT_IDLE_SECONDS
+        }),
+        Err(_) => DEFAULT_IDLE_SECONDS,
+    };
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// Binds the API's socket. We hold the lock: a socket file that is there is a dead engine's.

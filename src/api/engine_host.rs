@@ -2,7 +2,7 @@
 //!
 //! Converts the engine's descriptors to streams.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -75,6 +75,7 @@ impl Host for Engine {
                 environment: config.env,
                 privileged: config.privileged,
                 size: config.size,
+                apart: false,
             })
             .await?;
         let name = container.view().record.config.name.clone();
@@ -128,24 +129,29 @@ impl Host for Engine {
             None => (Box::pin(tokio::io::sink()), None),
         };
         let (controls, mut received) = mpsc::channel(BACKLOG);
-        let (exit_sender, exit) = oneshot::channel();
+        let (mut exit_sender, exit) = oneshot::channel();
         tokio::spawn(async move {
             let mut view = container.watch();
+            let mut has_left = false;
             loop {
                 tokio::select! {
                     // Cancel-safe: a channel's recv loses nothing.
-                    Some(control) = received.recv() => match control {
-                        SessionControl::Resize(columns, rows) => {
+                    control = received.recv(), if !has_left => match control {
+                        Some(SessionControl::Resize(columns, rows)) => {
                             // The terminal may be gone; then so is the need.
                             let _ = terminal.as_ref().map(|t| t.resize((columns, rows)));
                         }
-                        SessionControl::Signal(signal) => {
+                        Some(SessionControl::Signal(signal)) => {
                             if let Ok(signal) = parse_signal(&signal) {
                                 // It may have ended meanwhile, which the view tells.
                                 let _ = container.kill(signal).await;
                             }
                         }
+                        // A client that sends no more may still read.
+                        None => has_left = true,
                     },
+                    // Cancel-safe: nothing is taken. The session is gone, and its terminal with it.
+                    () = exit_sender.closed() => return,
                     // Cancel-safe: the view keeps its value.
                     changed = view.changed() => {
                         let now = view.borrow_and_update().clone();
@@ -184,6 +190,14 @@ impl Host for Engine {
             started_at: self.started_at(),
             features: Vec::new(),
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.containers().iter().all(|container| {
+            let view = container.view();
+            // A shim means that a process lives, whatever the view has not heard of yet.
+            !view.is_running() && view.phase != Phase::Restarting && view.shim.is_none()
+        })
     }
 
     fn shutdown(&self, stop_containers: bool) {
@@ -310,30 +324,30 @@ async fn control(
 /// (CVE-2026-53495, HAZARDS S50). When the client goes away the output is read on and dropped, so
 /// that the process does not die of a broken pipe.
 async fn pump(
-    mut reader: impl AsyncRead + Unpin,
+    mut reader: impl AsyncRead + AsFd + Unpin,
     stream: OutputStream,
     to: mpsc::Sender<SessionOutput>,
     ended: CancellationToken,
 ) {
     let mut buffer = vec![0; CHUNK];
-    let mut has_ended = false;
     loop {
         let n = tokio::select! {
             biased;
             // Cancel-safe: a read that is not ready has taken nothing.
             n = reader.read(&mut buffer) => n.unwrap_or(0),
-            () = ended.cancelled(), if !has_ended => {
-                has_ended = true;
-                continue;
-            }
-            // After the end: nothing is ready to read, so everything has been read.
-            () = std::future::ready(()), if has_ended => 0,
+            () = ended.cancelled() => break,
         };
         if n == 0 {
             return;
         }
         let bytes = Bytes::copy_from_slice(&buffer[..n]);
         // See above: a client that is gone does not stop the reading.
+        let _ = to.send(SessionOutput { stream, bytes }).await;
+    }
+    // What the runtime knows about readiness may lag behind the end that we were told of: now the
+    // kernel itself says what is left. The descriptor does not block.
+    while let Ok(n @ 1..) = rustix::io::read(&reader, &mut buffer[..]) {
+        let bytes = Bytes::copy_from_slice(&buffer[..n]);
         let _ = to.send(SessionOutput { stream, bytes }).await;
     }
 }

@@ -63,6 +63,9 @@ pub trait Host: Backend {
 
     fn status(&self) -> impl Future<Output = EngineStatus> + Send;
 
+    /// Whether no container runs, or is to be started again without anybody's command.
+    fn is_idle(&self) -> bool;
+
     /// Begins to end the engine; returns at once. Containers run on unless `stop_containers`.
     fn shutdown(&self, stop_containers: bool);
 }

@@ -400,6 +400,10 @@ impl Host for Memory {
         }
     }
 
+    fn is_idle(&self) -> bool {
+        self.containers.lock().unwrap().is_empty()
+    }
+
     fn shutdown(&self, _: bool) {
         self.is_shut_down.store(true, Ordering::SeqCst);
     }

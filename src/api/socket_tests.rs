@@ -38,6 +38,7 @@ async fn serve(containers: Vec<ObservedContainer>) -> Served {
         engine.clone(),
         listener,
         shutdown.clone(),
+        None,
     ));
     let client = Client::connect(&socket).await.unwrap();
     Served {
@@ -544,4 +545,69 @@ async fn stop_goes_by_name_alone() {
         n += 1;
     }
     assert_eq!(n, 3);
+}
+
+/// Serves with an idle timeout, and gives the socket's path and the serving task.
+async fn serve_until_idle(
+    containers: Vec<ObservedContainer>,
+    timeout: Duration,
+) -> (
+    tempfile::TempDir,
+    std::path::PathBuf,
+    tokio::task::JoinHandle<std::io::Result<()>>,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("wharf.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let server = tokio::spawn(super::server::serve(
+        Memory::new(containers),
+        listener,
+        CancellationToken::new(),
+        Some(timeout),
+    ));
+    (dir, socket, server)
+}
+
+#[tokio::test]
+async fn an_engine_with_nothing_to_do_ends_and_takes_its_socket_with_it() {
+    let (_dir, socket, server) = serve_until_idle(Vec::new(), Duration::from_millis(50)).await;
+    server.await.unwrap().unwrap();
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn an_engine_does_not_end_under_a_client_or_a_container() {
+    let timeout = Duration::from_millis(30);
+    let (_dir, socket, server) = serve_until_idle(Vec::new(), timeout).await;
+    let client = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    tokio::time::sleep(timeout * 10).await;
+    assert!(!server.is_finished(), "somebody is connected");
+    drop(client);
+    server.await.unwrap().unwrap();
+
+    let containers = vec![container("demo", "web", 1)];
+    let (_dir, socket, server) = serve_until_idle(containers, timeout).await;
+    tokio::time::sleep(timeout * 10).await;
+    assert!(!server.is_finished(), "something runs");
+    assert!(socket.exists());
+    server.abort();
+}
+
+/// Every client that could connect is answered, however near to the end it came (L6).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l6_no_client_is_lost_to_an_engine_that_ends() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for round in 0..200u64 {
+        let timeout = Duration::from_millis(5);
+        let (_dir, socket, server) = serve_until_idle(Vec::new(), timeout).await;
+        tokio::time::sleep(Duration::from_micros(4500 + round * 10)).await;
+        if let Ok(mut stream) = tokio::net::UnixStream::connect(&socket).await {
+            let request = b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "round {round}");
+        }
+        server.await.unwrap().unwrap();
+    }
 }

@@ -30,7 +30,17 @@ pub struct Restart {
 
 impl Restart {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
-        let selected = project::select(context, &self.services)?;
+        // Those that depend on the named services are part of the work, so the whole project is
+        // needed; a service that only its name switches on stands alone.
+        let all = project::select(context, &[])?;
+        let is_whole = all.project.as_ref().is_none_or(|project| {
+            let has = |name: &String| project.services.contains_key(name);
+            self.services.iter().all(has)
+        });
+        let selected = match is_whole {
+            true => all,
+            false => project::select(context, &self.services)?,
+        };
         let options = RestartOptions {
             services: self.services,
             no_deps: self.no_deps,

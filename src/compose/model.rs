@@ -390,7 +390,11 @@ impl<'a> Session<'a> {
         let mut left = BTreeSet::new();
         spans(root, &mut left);
         for diagnostic in std::mem::take(&mut self.deferred) {
-            if diagnostic.labels.first().is_none_or(|l| left.contains(&l.span)) {
+            if diagnostic
+                .labels
+                .first()
+                .is_none_or(|l| left.contains(&l.span))
+            {
                 self.diagnostics.push(diagnostic);
             }
         }

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
 
-use super::container::{
-    ContainerId, ContainerRecord, Driver, RunRecord, VolumeMountRecord, parse_signal,
-};
+use super::container::{ContainerId, ContainerRecord, Driver, VolumeMountRecord, parse_signal};
 use super::image::{Image, Reference};
 use super::store::{Batch, Table};
 use super::volume::{VolumeError, Volumes};
@@ -132,6 +130,11 @@ impl Backend for Engine {
         Ok(())
     }
 
+    async fn warnings(&self) -> Vec<String> {
+        // A rule set that cannot be read is no reason to call a project that runs a failure.
+        self.shared.networks.warnings().unwrap_or_default()
+    }
+
     fn subscribe(&self) -> broadcast::Receiver<ContainerChange> {
         self.changes()
     }
@@ -235,7 +238,7 @@ impl Engine {
             None => Vec::new(),
         };
         let mut config = config.clone();
-        let mut volumes = self.volumes_for(&config, &image, &inherited)?;
+        let (mut volumes, to_make) = volumes_for(&config, &image, &inherited)?;
         self.take_volumes_from(&mut config, &mut volumes)?;
         let record = ContainerRecord {
             id: id.clone(),
@@ -247,22 +250,32 @@ impl Engine {
             error: String::new(),
             volumes,
         };
-        // The record is the intent: the directories are made under its id, and what a crash
-        // between the two leaves is found by the record or by nobody's record.
+        // The record is the intent: volumes and directories are made under the names in it, and
+        // what a crash leaves out a start makes good.
         let mut batch = Batch::default();
         batch.put(Table::Containers, id.as_str(), &record);
         shared.store.commit_async(batch).await?;
-        for part in ["upper", "work"] {
-            super::shared::private_dir(&shared.data_dir(&id).join(part))?;
+        if let Err(error) = self.make_parts(&id, &to_make) {
+            // The first cause is what the caller needs; what cannot be undone now is logged.
+            for volume in to_make.iter().filter(|volume| volume.is_anonymous) {
+                let _ = shared.volumes.remove(&volume.config.name, &[]);
+            }
+            if let Err(error) = shared.unlist(&record).await {
+                tracing::error!(container = %record.config.name, error = &error as &dyn std::error::Error, "cannot undo the creation");
+            }
+            return Err(error);
         }
-        // The upper directory's mode is the mode of the container's `/`.
-        set_mode(&shared.data_dir(&id).join("upper"), 0o755)?;
-        // Followers may come before the first start; the shim appends to what is there.
-        create_log(&shared.log_path(&id))?;
-        let container = Driver::spawn(shared.clone(), record, RunRecord::default());
+        let container = Driver::spawn(shared.clone(), record).await;
         shared.register(&id, container.watch());
         self.write().insert(id.clone(), container);
         Ok(id)
+    }
+
+    fn make_parts(&self, id: &ContainerId, volumes: &[VolumeToMake]) -> Result<(), EngineError> {
+        for volume in volumes {
+            self.shared.volumes.create(&volume.config)?;
+        }
+        self.shared.make_data_dir(id)
     }
 
     /// `volumes_from`: the mounts of other containers, where nothing of its own is mounted. An
@@ -304,79 +317,89 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// The volumes of a container: named ones, anonymous ones of its file, and those that its
-    /// image declares where nothing else is mounted. An inherited anonymous volume keeps its data.
-    fn volumes_for(
-        &self,
-        config: &ContainerConfig,
-        image: &Image,
-        inherited: &[VolumeMountRecord],
-    ) -> Result<Vec<VolumeMountRecord>, EngineError> {
-        let volumes = &self.shared.volumes;
-        let anonymous = |target: &std::path::Path| -> Result<String, EngineError> {
-            match inherited
-                .iter()
-                .find(|mount| mount.anonymous && mount.target == target)
-            {
-                Some(mount) => Ok(mount.volume.clone()),
-                None => {
-                    let name = Volumes::anonymous_name()?;
-                    let config = VolumeConfig {
-                        name: name.clone(),
-                        ..VolumeConfig::default()
-                    };
-                    volumes.create(&config)?;
-                    Ok(name)
-                }
-            }
+/// A volume that has to be there before the container.
+struct VolumeToMake {
+    config: VolumeConfig,
+    is_anonymous: bool,
+}
+
+/// The volumes of a container: named ones, anonymous ones of its file, and those that its image
+/// declares where nothing else is mounted. An inherited anonymous volume keeps its data.
+fn volumes_for(
+    config: &ContainerConfig,
+    image: &Image,
+    inherited: &[VolumeMountRecord],
+) -> Result<(Vec<VolumeMountRecord>, Vec<VolumeToMake>), EngineError> {
+    let mut to_make = Vec::new();
+    let mut anonymous = |target: &std::path::Path| -> Result<String, EngineError> {
+        let known = inherited
+            .iter()
+            .find(|mount| mount.anonymous && mount.target == target);
+        if let Some(mount) = known {
+            return Ok(mount.volume.clone());
+        }
+        let name = Volumes::anonymous_name()?;
+        to_make.push(VolumeToMake {
+            config: VolumeConfig {
+                name: name.clone(),
+                ..VolumeConfig::default()
+            },
+            is_anonymous: true,
+        });
+        Ok(name)
+    };
+    let mut records = Vec::new();
+    let mut named = Vec::new();
+    for mount in &config.mounts {
+        let MountSource::Volume {
+            name,
+            nocopy,
+            subpath,
+            labels,
+        } = &mount.source
+        else {
+            continue;
         };
-        let mut records = Vec::new();
-        for mount in &config.mounts {
-            let MountSource::Volume {
-                name,
-                nocopy,
-                subpath,
-                labels,
-            } = &mount.source
-            else {
-                continue;
-            };
-            let volume = match name {
-                Some(name) => {
-                    volumes.create(&VolumeConfig {
+        let volume = match name {
+            Some(name) => {
+                named.push(VolumeToMake {
+                    config: VolumeConfig {
                         name: name.clone(),
                         labels: labels.clone(),
                         ..VolumeConfig::default()
-                    })?;
-                    name.clone()
-                }
-                None => anonymous(&mount.target)?,
-            };
+                    },
+                    is_anonymous: false,
+                });
+                name.clone()
+            }
+            None => anonymous(&mount.target)?,
+        };
+        records.push(VolumeMountRecord {
+            volume,
+            target: mount.target.clone(),
+            anonymous: name.is_none(),
+            read_only: mount.read_only,
+            subpath: subpath.clone(),
+            nocopy: *nocopy,
+        });
+    }
+    for target in declared_volumes(image) {
+        let taken = config.mounts.iter().any(|mount| mount.target == target);
+        if !taken {
             records.push(VolumeMountRecord {
-                volume,
-                target: mount.target.clone(),
-                anonymous: name.is_none(),
-                read_only: mount.read_only,
-                subpath: subpath.clone(),
-                nocopy: *nocopy,
+                volume: anonymous(&target)?,
+                target,
+                anonymous: true,
+                read_only: false,
+                subpath: None,
+                nocopy: false,
             });
         }
-        for target in declared_volumes(image) {
-            let taken = config.mounts.iter().any(|mount| mount.target == target);
-            if !taken {
-                records.push(VolumeMountRecord {
-                    volume: anonymous(&target)?,
-                    target,
-                    anonymous: true,
-                    read_only: false,
-                    subpath: None,
-                    nocopy: false,
-                });
-            }
-        }
-        Ok(records)
     }
+    to_make.extend(named);
+    Ok((records, to_make))
 }
 
 /// The `VOLUME` paths of an image; checked when the image was taken in (HAZARDS S45).
@@ -386,29 +409,4 @@ fn declared_volumes(image: &Image) -> Vec<std::path::PathBuf> {
     let mut targets: Vec<_> = volumes.into_iter().flatten().map(Into::into).collect();
     targets.sort();
     targets
-}
-
-fn create_log(path: &std::path::Path) -> Result<(), EngineError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true).mode(0o600);
-    options
-        .open(path)
-        .map(drop)
-        .map_err(|source| EngineError::File {
-            action: "create",
-            path: path.display().to_string(),
-            source,
-        })
-}
-
-fn set_mode(path: &std::path::Path, mode: u32) -> Result<(), EngineError> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
-        EngineError::File {
-            action: "set the mode of",
-            path: path.display().to_string(),
-            source,
-        }
-    })
 }

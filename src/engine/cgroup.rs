@@ -61,6 +61,19 @@ impl Cgroups {
         self.base.join(id.as_str())
     }
 
+    /// The containers that have a cgroup, in whatever hierarchy.
+    pub fn ids(&self) -> Vec<ContainerId> {
+        let dirs = self.mounts.iter().map(|mount| mount.path.join(&self.base));
+        let mut ids: Vec<_> = dirs
+            .filter_map(|dir| std::fs::read_dir(dir).ok())
+            .flatten()
+            .filter_map(|entry| ContainerId::parse(entry.ok()?.file_name().to_str()?))
+            .collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
     /// Kills everything in the container's cgroup and removes it. Nothing to do is no failure.
     pub async fn kill(&self, id: &ContainerId) {
         let relative = self.container(id);
@@ -108,10 +121,24 @@ fn end(dir: &Path, is_v2: bool) -> io::Result<()> {
         std::fs::write(dir.join("cgroup.kill"), "1")?;
         wait_until_empty(dir)?;
     }
-    match std::fs::remove_dir(dir) {
+    remove_tree(dir)
+}
+
+/// A container may have made cgroups below its own.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let absent_is_fine = |result: io::Result<()>| match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return absent_is_fine(std::fs::remove_dir(dir));
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
     }
+    absent_is_fine(std::fs::remove_dir(dir))
 }
 
 /// `cgroup.events` becomes readable with POLLPRI when `populated` changes (cgroup-v2.rst).

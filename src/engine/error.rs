@@ -23,6 +23,8 @@ pub enum EngineError {
          one is in uninterruptible sleep"
     )]
     StopTimedOut { name: String },
+    #[error("container {name} could not be removed and is kept")]
+    RemovalFailed { name: String },
     #[error("container {name} cannot share a namespace with {other}, which is not running")]
     NamespaceOwnerDown { name: String, other: String },
     #[error("image {image} has several layers, and only an image of one can be mounted")]
@@ -151,6 +153,7 @@ impl EngineError {
             EngineError::Image(error) => image_kind(error),
             EngineError::Volume(error) => volume_kind(error),
             EngineError::StopTimedOut { .. }
+            | EngineError::RemovalFailed { .. }
             | EngineError::ShimDied { .. }
             | EngineError::Shim { .. }
             | EngineError::File { .. }

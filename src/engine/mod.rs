@@ -32,6 +32,9 @@ use shared::Shared;
 use crate::reconcile::ContainerChange;
 use container::{Container, ContainerId};
 
+/// How long an engine that ends waits for a shim's answer.
+const GOODBYE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// One engine; clones share it.
 #[derive(Clone)]
 pub struct Engine {
@@ -99,12 +102,18 @@ impl Engine {
 
     /// Tells every shim that this engine leaves on purpose, so that none starts it again.
     pub async fn say_goodbye(&self) {
+        let mut goodbyes = tokio::task::JoinSet::new();
         for container in self.containers() {
             if let Some(shim) = container.view().shim.clone() {
-                // A shim that does not answer is as good as gone.
-                let _ = shim.call(crate::shim::protocol::Call::Goodbye).await;
+                goodbyes.spawn(async move {
+                    let said = shim.call(crate::shim::protocol::Call::Goodbye);
+                    // A shim that does not answer finds the word when it looks, before the end of
+                    // the connection (L8).
+                    let _ = tokio::time::timeout(GOODBYE_PATIENCE, said).await;
+                });
             }
         }
+        goodbyes.join_all().await;
     }
 
     /// Stops every container, all at once, each with its own grace period.

@@ -33,12 +33,6 @@ impl Names {
         }
     }
 
-    pub fn rename(&self, old: &str, new: &str, id: &ContainerId) -> Result<(), EngineError> {
-        self.take(new, id)?;
-        self.release(old, id);
-        Ok(())
-    }
-
     /// Gives the name back if it is still this container's.
     pub fn release(&self, name: &str, id: &ContainerId) {
         let mut by_name = self.lock();

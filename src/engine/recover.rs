@@ -4,25 +4,31 @@
 //! and the kernel (what is, by way of living shims). Whatever has no record is removed; whatever
 //! has one and lives is adopted; whatever should live and does not is started by its policy.
 
-use super::container::{Adopted, ContainerId, ContainerRecord, Driver, Shim};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::container::{
+    Adopted, ContainerId, ContainerRecord, Driver, Left, RunRecord, SUPERVISOR_LOST, Shim,
+    ShimError,
+};
 use super::store::Table;
 use super::{Engine, EngineError};
 use crate::compose::RestartPolicy;
-use crate::shim::protocol::{Answer, Call, ExitRecord, StartRecord, file};
+use crate::shim::protocol::{Answer, Call, Event, ExitRecord, StartRecord, State, file};
 
 /// A shim that does not answer must not keep the engine from starting (HAZARDS L8).
 const SHIM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Engine {
     pub(super) async fn recover(&self) -> Result<(), EngineError> {
+        let has_booted = self.shared.notice_boot()?;
         let records: Vec<(String, ContainerRecord)> = self.shared.store.list(Table::Containers)?;
         self.remove_strangers(&records).await;
         let mut adoptions = tokio::task::JoinSet::new();
-        for (_, record) in records {
-            // The store's names are unique: they were taken before the records were written.
-            self.shared.names.take(&record.config.name, &record.id)?;
+        for (_, mut record) in records {
+            self.claim_name(&mut record);
             let engine = self.clone();
-            adoptions.spawn(async move { engine.recover_container(record).await });
+            adoptions.spawn(async move { engine.recover_container(record, has_booted).await });
         }
         while let Some(result) = adoptions.join_next().await {
             if let Err(panic) = result {
@@ -32,58 +38,78 @@ impl Engine {
         Ok(())
     }
 
-    async fn recover_container(&self, mut record: ContainerRecord) {
+    /// Names were unique when the records were written. Should two be equal all the same, one
+    /// container goes by another name; an engine that does not start helps nobody.
+    fn claim_name(&self, record: &mut ContainerRecord) {
+        let names = &self.shared.names;
+        if names.take(&record.config.name, &record.id).is_ok() {
+            return;
+        }
+        let other = format!("{}_{}", record.id.short(), record.config.name);
+        tracing::error!(container = %record.config.name, now = %other, "two containers have one name");
+        record.config.name = other;
+        // An id in a name makes it unique.
+        let _ = names.take(&record.config.name, &record.id);
+    }
+
+    async fn recover_container(&self, record: ContainerRecord, has_booted: bool) {
         let shared = &self.shared;
-        let run = shared.run_record(&record.id);
-        let adopted = self.find_shim(&record).await;
-        let ran_without_us = adopted.is_none() && self.ran_since_recorded(&record);
-        if adopted.is_none() {
-            shared.kill_cgroup(&record.id).await;
-            if let Err(error) = shared.networks.detach(record.id.as_str()).await {
-                tracing::warn!(container = %record.config.name, error = &error as &dyn std::error::Error, "cannot take down the network");
-            }
-        }
-        if ran_without_us {
-            record.exit = Some(self.left_exit_record(&record));
-        }
-        // Docker starts `always` even after a manual stop, when its daemon starts. Ours comes and
-        // goes with the commands, so a stop holds until somebody starts the container.
-        let was_up = record.exit.is_some() || run.restart_pending;
-        let wants = !record.manually_stopped
-            && match record.config.restart {
-                RestartPolicy::Always | RestartPolicy::UnlessStopped => was_up,
-                RestartPolicy::OnFailure(_) => {
-                    ran_without_us && record.exit.as_ref().is_some_and(|exit| exit.code != 0)
-                }
-                RestartPolicy::No => false,
-            };
-        let id = record.id.clone();
-        let is_adopted = adopted.is_some();
-        let container = match adopted {
-            Some(adopted) => Driver::adopt(shared.clone(), record, run, adopted),
-            None => Driver::spawn(shared.clone(), record, run),
+        let mut run = match has_booted {
+            false => shared.run_record(&record.id),
+            true => RunRecord::default(),
         };
-        shared.register(&id, container.watch());
-        self.write().insert(id, container.clone());
-        if wants && !is_adopted {
-            // In the background: the API answers before slow starts are done.
-            tokio::spawn(async move {
-                if let Err(error) = container.start().await {
-                    tracing::warn!(container = %container.view().record.config.name, error = &error as &dyn std::error::Error, "cannot start by restart policy");
+        let left = match self.find_shim(&record).await {
+            Some(adopted) => Left::Shim(Box::new(adopted)),
+            None => {
+                shared.kill_cgroup(&record.id).await;
+                if let Err(error) = shared.networks.detach(record.id.as_str()).await {
+                    tracing::warn!(container = %record.config.name, error = &error as &dyn std::error::Error, "cannot take down the network");
                 }
-            });
+                self.unheard_end(&record, has_booted)
+            }
+        };
+        // Within a boot the run record tells of a restart that is due. After a boot the policy
+        // alone does. Docker starts `always` even after a manual stop, when its daemon starts; ours
+        // comes and goes with the commands, so a stop holds until somebody starts the container.
+        if has_booted
+            && matches!(left, Left::Nothing)
+            && matches!(
+                record.config.restart,
+                RestartPolicy::Always | RestartPolicy::UnlessStopped
+            )
+            && !record.manually_stopped
+            && shared.last_start(&record.id).is_some()
+        {
+            run.restart_pending = true;
         }
+        let id = record.id.clone();
+        let container = Driver::take_up(shared.clone(), record, run, left).await;
+        shared.register(&id, container.watch());
+        self.write().insert(id, container);
     }
 
     async fn find_shim(&self, record: &ContainerRecord) -> Option<Adopted> {
         let (shim, events) = Shim::connect(&self.shared.run_dir(&record.id)).ok()?;
-        let answer = tokio::time::timeout(SHIM_PATIENCE, shim.call(Call::State)).await;
-        let state = match answer {
-            Ok(Ok(Answer::State(state))) => state,
+        let mut asked = tokio::spawn({
+            let shim = shim.clone();
+            async move { shim.call(Call::State).await }
+        });
+        let (state, events) = match tokio::time::timeout(SHIM_PATIENCE, &mut asked).await {
+            Ok(Ok(Ok(Answer::State(state)))) => (state, events),
             Ok(_) => return None,
+            // It holds its socket, so it lives, and its container with it: a loaded machine, or
+            // somebody stopped it. What it wrote down has to do until it speaks.
             Err(_elapsed) => {
-                tracing::warn!(container = %record.config.name, "its shim does not answer");
-                return None;
+                tracing::warn!(container = %record.config.name, "its shim does not answer yet");
+                let state = State {
+                    version: 0,
+                    start: Some(self.start_record(record)?),
+                    exit: None,
+                    paused: false,
+                    execs: Vec::new(),
+                    log_dropped_bytes: 0,
+                };
+                (state, after_answer(asked, events))
             }
         };
         let start = state.start.clone()?;
@@ -96,31 +122,45 @@ impl Engine {
         })
     }
 
-    /// Whether it started after the last end that the store knows of. Starts are not recorded on
-    /// disk, so the store may still tell of the end before.
-    fn ran_since_recorded(&self, record: &ContainerRecord) -> bool {
-        let start: Option<StartRecord> =
-            std::fs::read(self.shared.run_dir(&record.id).join(file::START))
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        match (start, &record.exit) {
-            (Some(start), Some(exit)) => start.started_at > exit.finished_at,
-            (Some(_), None) => true,
-            (None, _) => false,
-        }
+    fn start_record(&self, record: &ContainerRecord) -> Option<StartRecord> {
+        let path = self.shared.run_dir(&record.id).join(file::START);
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// What the shim wrote before it ended, else what a lost supervisor means (HAZARDS L3).
-    fn left_exit_record(&self, record: &ContainerRecord) -> ExitRecord {
-        std::fs::read(self.shared.run_dir(&record.id).join(file::EXIT))
+    /// An end that the store does not know of: it started after the last one that is recorded, and
+    /// does not run. Starts are not recorded in the store, which may tell of the end before.
+    fn unheard_end(&self, record: &ContainerRecord, has_booted: bool) -> Left {
+        let start = self.start_record(record);
+        let started_at = match &start {
+            Some(start) => Some(start.started_at),
+            None => self.shared.last_start(&record.id),
+        };
+        let known_end = record.exit.as_ref().map_or(0, |exit| exit.finished_at);
+        if started_at.is_none_or(|started_at| started_at <= known_end) {
+            return Left::Nothing;
+        }
+        let path = self.shared.run_dir(&record.id).join(file::EXIT);
+        let written = std::fs::read(path)
             .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or(ExitRecord {
-                code: 137,
-                signal: Some(9),
-                oom_killed: false,
-                finished_at: super::clock::now(),
-            })
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let (exit, error) = match written {
+            Some(exit) => (exit, String::new()),
+            None => (
+                ExitRecord {
+                    // Docker's code for a container whose end nobody saw.
+                    code: if has_booted { 255 } else { 137 },
+                    signal: (!has_booted).then_some(9),
+                    oom_killed: false,
+                    finished_at: super::clock::now(),
+                },
+                if has_booted {
+                    "the machine went down while it ran".to_owned()
+                } else {
+                    SUPERVISOR_LOST.to_owned()
+                },
+            ),
+        };
+        Left::Ended { start, exit, error }
     }
 
     /// Directories without a record: a crash came between making them and recording, or between
@@ -141,11 +181,40 @@ impl Engine {
                 }
             }
         }
+        for id in shared.cgroup_ids() {
+            if !known(id.as_str()) {
+                shared.kill_cgroup(&id).await;
+            }
+        }
         let trash = shared.roots.data.join("trash");
         for name in names_in(&trash) {
             remove(&trash.join(name));
         }
     }
+}
+
+/// The events of a shim whose first answer is late: an end that came before we connected is only
+/// in that answer.
+fn after_answer(
+    answer: JoinHandle<Result<Answer, ShimError>>,
+    mut events: mpsc::UnboundedReceiver<Event>,
+) -> mpsc::UnboundedReceiver<Event> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        if let Ok(Ok(Answer::State(State {
+            exit: Some(record), ..
+        }))) = answer.await
+        {
+            // A driver that is gone waits for no end.
+            let _ = sender.send(Event::Exited { record });
+        }
+        while let Some(event) = events.recv().await {
+            if sender.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 fn names_in(dir: &std::path::Path) -> Vec<String> {

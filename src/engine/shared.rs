@@ -17,12 +17,14 @@ use super::names::Names;
 use super::network::Networks;
 use super::network::{Attach, Netns};
 use super::store::{Batch, Store, Table};
-use super::volume::{VolumeMount, Volumes};
+use super::volume::{VolumeError, VolumeMount, Volumes};
 use super::{EngineError, Roots};
 use crate::reconcile::ContainerChange;
 
 /// Changes that a slow subscriber may fall behind before it has to look again.
 const CHANGE_BACKLOG: usize = 1024;
+/// In a container's data directory: an empty file whose time is that of the last start.
+const STARTED: &str = "started";
 
 pub struct Shared {
     pub roots: Roots,
@@ -69,7 +71,7 @@ impl Shared {
             networks,
             spawner,
             names: Names::default(),
-            log_watch: LogWatch::new(),
+            log_watch: LogWatch::default(),
             changes: broadcast::channel(CHANGE_BACKLOG).0,
             views: Mutex::default(),
             cgroups,
@@ -117,6 +119,28 @@ impl Shared {
         ]
     }
 
+    /// Ids in the names of cgroups that are there.
+    pub fn cgroup_ids(&self) -> Vec<ContainerId> {
+        self.cgroups.ids()
+    }
+
+    /// Makes a container's directories and its log, where they are missing.
+    pub fn make_data_dir(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let dir = self.data_dir(id);
+        for part in ["upper", "work"] {
+            // Not the mode of one that exists: the upper directory's is that of the container's
+            // `/`, which is the container's to change.
+            if !dir.join(part).is_dir() {
+                private_dir(&dir.join(part))?;
+                if part == "upper" {
+                    set_mode(&dir.join(part), 0o755)?;
+                }
+            }
+        }
+        // Followers may come before the first start; the shim appends to what is there.
+        create_log(&self.log_path(id))
+    }
+
     // Run records.
 
     /// Facts that outlive the engine but not the boot: tmpfs, no fsync, tmp and rename.
@@ -138,6 +162,47 @@ impl Shared {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default()
+    }
+
+    /// Notes on disk that the container has just started, as a file's time: the run directory
+    /// forgets with the boot, and a record would have to wait for the disk (HAZARDS L34, L38).
+    pub fn mark_started(&self, id: &ContainerId) {
+        let mark = || {
+            let file = std::fs::File::create(self.data_dir(id).join(STARTED))?;
+            file.set_modified(std::time::SystemTime::now())
+        };
+        if let Err(error) = mark() {
+            tracing::warn!(container = id.short(), %error, "cannot note the start");
+        }
+    }
+
+    /// When the container last started, in whatever boot; nanoseconds since the epoch.
+    pub fn last_start(&self, id: &ContainerId) -> Option<u64> {
+        let written = std::fs::metadata(self.data_dir(id).join(STARTED)).ok()?;
+        let since = written.modified().ok()?;
+        let since = since.duration_since(std::time::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_nanos()).ok()
+    }
+
+    /// Whether the machine has booted since an engine last used this run directory; notes this
+    /// boot. Nothing that a run directory of another boot says about processes is true (L38).
+    pub fn notice_boot(&self) -> Result<bool, EngineError> {
+        let path = self.roots.run.join("boot_id");
+        let failed = |action, path: &Path| {
+            let path = path.display().to_string();
+            move |source| EngineError::File {
+                action,
+                path,
+                source,
+            }
+        };
+        let source = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot_id = std::fs::read_to_string(source).map_err(failed("read", source))?;
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == boot_id) {
+            return Ok(false);
+        }
+        std::fs::write(&path, boot_id).map_err(failed("write", &path))?;
+        Ok(true)
     }
 
     // Other containers.
@@ -237,7 +302,8 @@ impl Shared {
             });
         };
         Ok(ResolvedSource::Bind {
-            path: subpath.map_or_else(|| layer.clone(), |subpath| layer.join(subpath)),
+            path: layer.clone(),
+            subpath: subpath.map(Path::to_owned),
             propagation: None,
             recursive: None,
         })
@@ -246,15 +312,16 @@ impl Shared {
     /// What must not be seen through the image: the engine's own state, when the image is a
     /// directory of the host that contains it.
     pub fn hidden_paths(&self, image: &Image) -> Vec<PathBuf> {
-        let mut hidden = Vec::new();
-        for layer in &image.layers {
-            for root in [&self.roots.data, &self.roots.run] {
-                if let Ok(inside) = root.strip_prefix(layer) {
-                    hidden.push(Path::new("/").join(inside));
-                }
-            }
-        }
-        hidden
+        // Unpacked layers are the engine's own and hold nothing of its state.
+        let outside = |layer: &&PathBuf| !layer.starts_with(&self.roots.data);
+        image
+            .layers
+            .iter()
+            .filter(outside)
+            .flat_map(|layer| {
+                super::container::seen_in(layer, &[&self.roots.data, &self.roots.run])
+            })
+            .collect()
     }
 
     /// `stop_signal:`, else the image's, else SIGTERM.
@@ -331,7 +398,18 @@ impl Shared {
         mount: &VolumeMountRecord,
         image: &Image,
     ) -> Result<ResolvedMount, EngineError> {
-        let source = match self.volumes.path(&mount.volume)? {
+        let place = match self.volumes.path(&mount.volume) {
+            // Half of a creation or of a removal; what was in it, if anything, was given up.
+            Err(VolumeError::NotFound { .. }) if mount.anonymous => {
+                self.volumes.create(&crate::plan::VolumeConfig {
+                    name: mount.volume.clone(),
+                    ..crate::plan::VolumeConfig::default()
+                })?;
+                self.volumes.path(&mount.volume)?
+            }
+            place => place?,
+        };
+        let source = match place {
             VolumeMount::Directory(dir) => {
                 if !mount.nocopy && mount.subpath.is_none() {
                     let volumes = self.volumes.clone();
@@ -346,12 +424,7 @@ impl Shared {
                         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                     }
                 }
-                bind(
-                    mount
-                        .subpath
-                        .as_ref()
-                        .map_or_else(|| dir.clone(), |subpath| dir.join(subpath)),
-                )
+                bind(dir, mount.subpath.clone())
             }
             VolumeMount::Mount {
                 kind,
@@ -359,7 +432,7 @@ impl Shared {
                 options,
             } => match kind.as_str() {
                 "tmpfs" => ResolvedSource::Tmpfs { options },
-                "none" | "bind" => bind(source.into()),
+                "none" | "bind" => bind(source.into(), mount.subpath.clone()),
                 _ => {
                     return Err(EngineError::VolumeKind {
                         volume: mount.volume.clone(),
@@ -421,8 +494,11 @@ impl Shared {
 
     // Removal.
 
-    /// Removes everything of a container that has ended: leases, volumes made for it, its
-    /// directories, its record, its name.
+    /// Removes everything of a container that has ended: leases, volumes made for it, its record,
+    /// its name, its directories.
+    ///
+    /// The record goes when nothing is left that can fail: until then a removal can be repeated,
+    /// and a crash leaves a container that is still listed.
     pub async fn forget(
         self: Arc<Shared>,
         record: &ContainerRecord,
@@ -430,18 +506,29 @@ impl Shared {
     ) -> Result<(), EngineError> {
         let id = &record.id;
         self.networks.release(id.as_str()).await?;
+        if volumes {
+            for mount in record.volumes.iter().filter(|mount| mount.anonymous) {
+                let users = self.volume_users(&mount.volume);
+                // Another container may have inherited it (a replacement): then it stays.
+                if users.iter().any(|user| *user != record.config.name) {
+                    continue;
+                }
+                match self.volumes.remove(&mount.volume, &[]) {
+                    Ok(()) | Err(VolumeError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        self.unlist(record).await
+    }
+
+    /// Takes back a container's record, name and directories.
+    pub async fn unlist(&self, record: &ContainerRecord) -> Result<(), EngineError> {
+        let id = &record.id;
         let mut batch = Batch::default();
         batch.remove(Table::Containers, id.as_str());
         self.store.commit_async(batch).await?;
         self.lock_views().remove(id);
-        if volumes {
-            for mount in record.volumes.iter().filter(|mount| mount.anonymous) {
-                // Another container may have inherited it (a replacement): then it stays.
-                if self.volume_users(&mount.volume).is_empty() {
-                    self.volumes.remove(&mount.volume, &[])?;
-                }
-            }
-        }
         self.names.release(&record.config.name, id);
         self.discard(&self.data_dir(id), id);
         if let Err(error) = std::fs::remove_dir_all(self.run_dir(id))
@@ -468,9 +555,10 @@ impl Shared {
     }
 }
 
-fn bind(path: PathBuf) -> ResolvedSource {
+fn bind(path: PathBuf, subpath: Option<PathBuf>) -> ResolvedSource {
     ResolvedSource::Bind {
         path,
+        subpath,
         propagation: None,
         recursive: None,
     }
@@ -490,5 +578,30 @@ pub fn private_dir(dir: &Path) -> Result<(), EngineError> {
         action: "create",
         path: dir.display().to_string(),
         source,
+    })
+}
+
+fn create_log(path: &Path) -> Result<(), EngineError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    options
+        .open(path)
+        .map(drop)
+        .map_err(|source| EngineError::File {
+            action: "create",
+            path: path.display().to_string(),
+            source,
+        })
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), EngineError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
+        EngineError::File {
+            action: "set the mode of",
+            path: path.display().to_string(),
+            source,
+        }
     })
 }

@@ -82,10 +82,13 @@ fn storage(error: impl Into<redb::Error>) -> StoreError {
 pub struct Store {
     database: Arc<Database>,
     /// Batches that wait for the next commit.
-    waiting: Arc<Mutex<Vec<(Batch, Arc<Outcome>)>>>,
+    waiting: Arc<Mutex<Vec<Waiting>>>,
     /// Held by the caller that writes.
     writer: Arc<Mutex<()>>,
 }
+
+/// A batch and where its fate is to be told.
+type Waiting = (Batch, Arc<Outcome>);
 
 /// The fate of one batch, set by whichever caller wrote it.
 type Outcome = Mutex<Option<Result<(), Arc<redb::Error>>>>;

@@ -101,6 +101,12 @@ pub trait Backend: Send + Sync + 'static {
         force: bool,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
+    /// What on this machine will keep containers from working as the project says, although every
+    /// step succeeds: sentences for the user. Asked for after an `up` that changed something.
+    fn warnings(&self) -> impl Future<Output = Vec<String>> + Send {
+        std::future::ready(Vec::new())
+    }
+
     /// A subscription to every change of containers from now on. A lagging receiver is told so by
     /// the channel and has to look again.
     fn subscribe(&self) -> tokio::sync::broadcast::Receiver<ContainerChange>;

@@ -49,6 +49,11 @@ async fn try_up<B: Backend>(
     let observed = backend.observe(&project.name).await?;
     let plan = plan::up(project, &observed, options)?;
     let n_steps = carry_out(backend, plan, run, reports).await?;
+    if n_steps > 0 {
+        for text in backend.warnings().await {
+            let _ = reports.send(Report::Warning { text });
+        }
+    }
     if options.wait && options.start && !run.plan_only {
         let reach = if options.no_deps {
             Reach::NamedOnly

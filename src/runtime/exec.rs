@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 
-use crate::runtime::cgroup::Cgroup;
+use crate::runtime::cgroup::{Cgroup, Part};
 use crate::runtime::channel;
 use crate::runtime::command::Command;
 use crate::runtime::failure::{During, StepError};
@@ -32,6 +32,8 @@ pub struct Exec<'a> {
     /// The container's init.
     pub init: BorrowedFd<'a>,
     pub cgroup: &'a Cgroup,
+    /// The part of it that the process is put into.
+    pub part: Option<&'a Part>,
     pub seccomp: Option<&'a Filter>,
 }
 
@@ -41,7 +43,8 @@ pub struct Exec<'a> {
 /// Of the clone.
 pub fn spawn(exec: &Exec<'_>, stdio: Stdio) -> Result<Starting, StartError> {
     let (parent, child) = channel::pair().during("make the start channel")?;
-    match clone::clone3(0, Some(exec.cgroup.v2_fd())).during("clone the exec helper")? {
+    let directory = exec.part.map_or(exec.cgroup.v2_fd(), Part::v2_fd);
+    match clone::clone3(0, Some(directory)).during("clone the exec helper")? {
         Side::Parent(process) => Ok(Starting {
             child: process,
             channel: parent,

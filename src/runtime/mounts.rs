@@ -63,6 +63,8 @@ struct Options {
     /// `rro`: read-only below too, or an error.
     recursive_read_only: bool,
     propagation: Option<(Propagation, Depth)>,
+    /// `subpath=`, our own word: what below the source is bound.
+    subpath: Option<PathBuf>,
     data: Vec<(String, Option<String>)>,
 }
 
@@ -133,6 +135,9 @@ impl Options {
             "rshared" => self.propagation = tree(Propagation::Shared),
             "unbindable" => self.propagation = single(Propagation::Unbindable),
             "runbindable" => self.propagation = tree(Propagation::Unbindable),
+            _ if word.starts_with("subpath=") => {
+                self.subpath = word.strip_prefix("subpath=").map(PathBuf::from);
+            }
             _ => self.data.push(match word.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (word.to_owned(), None),
@@ -158,6 +163,8 @@ impl Options {
 #[derive(Debug)]
 pub struct Prepared {
     target: PathBuf,
+    /// What the mount tables show as the source of a new file system.
+    name: Option<String>,
     options: Options,
     body: Body,
 }
@@ -189,7 +196,8 @@ pub fn open_file(source: &Path, target: &Path) -> Result<Prepared, MountError> {
         Options::parse(&["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"].map(str::to_owned));
     Ok(Prepared {
         target: target.to_owned(),
-        body: Body::Bind(clone(source, Depth::Single)?),
+        name: None,
+        body: Body::Bind(clone(source, None, Depth::Single)?),
         options,
     })
 }
@@ -220,27 +228,45 @@ fn prepare(mount: &Mount, cgroup: &Path) -> Result<Prepared, MountError> {
             } else {
                 Depth::Single
             };
-            Body::Bind(clone(source, depth)?)
+            Body::Bind(clone(source, options.subpath.as_deref(), depth)?)
         }
         "cgroup" | "cgroup2" => Body::Cgroup(cgroup_trees(cgroup, &target)?),
         "tmpfs" if target == Path::new("/dev") => Body::Dev,
         kind => Body::New(kind.to_owned()),
     };
+    let name = mount.source().as_ref().and_then(|name| name.to_str());
     Ok(Prepared {
         target,
+        name: name.filter(|name| !name.is_empty()).map(str::to_owned),
         options,
         body,
     })
 }
 
-fn clone(source: &Path, depth: Depth) -> Result<OwnedFd, MountError> {
-    mount::clone_path(source, depth).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOENT) => MountError::SourceMissing(source.to_owned()),
+/// Clones what is at `source`, or at `subpath` in it. The content of a volume or an image is
+/// somebody else's: a link there leads nowhere outside of it, and cannot be swapped in after a check
+/// (S5).
+fn clone(source: &Path, subpath: Option<&Path>, depth: Depth) -> Result<OwnedFd, MountError> {
+    let whole = || subpath.map_or_else(|| source.to_owned(), |below| source.join(below));
+    let cloned = match subpath {
+        None => mount::clone_path(source, depth),
+        Some(below) => open_below(source, below).and_then(|fd| mount::clone_fd(fd, depth)),
+    };
+    cloned.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => MountError::SourceMissing(whole()),
         _ => MountError::Source {
-            path: source.to_owned(),
+            path: whole(),
             source: error,
         },
     })
+}
+
+fn open_below(source: &Path, below: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let base = rustix::fs::open(source, flags, Mode::empty())?;
+    // An absolute path would be taken from the base as well, which nobody means.
+    let below = below.strip_prefix("/").unwrap_or(below);
+    Root::new(base).open(below, OFlags::PATH)
 }
 
 /// Binds of the container's own directories show what a cgroup namespace would, for every
@@ -310,7 +336,7 @@ impl Prepared {
                 self.place(root, Kind::Directory, kind, proc)
             }
             Body::New(kind) => {
-                let mount = self.make(kind)?;
+                let mount = self.make(kind, root)?;
                 self.place(root, Kind::Directory, kind, &mount)
             }
             Body::Cgroup(trees) => self.cgroup(root, trees),
@@ -349,9 +375,15 @@ impl Prepared {
     }
 
     /// A file system of the kernel's, made for this container, detached.
-    fn make(&self, kind: &str) -> Result<OwnedFd, MountError> {
+    fn make(&self, kind: &str, root: &Root) -> Result<OwnedFd, MountError> {
         let context = Context::open(kind).map_err(|error| self.fail(kind, error))?;
-        let _ = context.set("source", kind);
+        let _ = context.set("source", self.name.as_deref().unwrap_or(kind));
+        if kind == "tmpfs" && !self.options.data.iter().any(|(key, _)| key == "mode") {
+            // As elsewhere: it has the mode of the directory that it covers.
+            if let Some(mode) = mode_at(root, &self.target) {
+                let _ = context.set("mode", &format!("{mode:o}"));
+            }
+        }
         for (key, value) in &self.options.data {
             let set = match value {
                 Some(value) => context.set(key, value),
@@ -428,6 +460,12 @@ impl Prepared {
             source,
         }
     }
+}
+
+fn mode_at(root: &Root, path: &Path) -> Option<u32> {
+    let fd = root.open(path, OFlags::PATH).ok()?;
+    let stat = rustix::fs::fstat(&fd).ok()?;
+    Some(stat.st_mode & 0o7777)
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
 
+use crate::sys::fallback::{self, Feature};
 use crate::sys::mount::{Attr, Context};
 use crate::sys::{mount, process};
 
@@ -37,6 +39,40 @@ enum Method {
     Strings,
     /// One option string of at most a page; the names are made short by descriptors.
     OldMount,
+}
+
+impl Method {
+    fn first() -> Method {
+        if !fallback::is_forced(Feature::OverlayDescriptors) {
+            Method::Descriptors
+        } else if !fallback::is_forced(Feature::OverlayAppend) {
+            Method::Strings
+        } else {
+            Method::OldMount
+        }
+    }
+
+    /// What to try when the kernel has refused this, if that means that it does not know it.
+    fn after(self, refusal: &io::Error) -> Option<Method> {
+        let is_unknown = match refusal.raw_os_error() {
+            // Before 6.5 no option of an overlay takes a descriptor. That kernel would take any
+            // string, and complain about it in its log when all is complete: spare it that.
+            Some(libc::EOPNOTSUPP) if self == Method::Descriptors => return Some(Method::OldMount),
+            // EINVAL: an option or a way to give it that this kernel does not know. EBADF: it takes
+            // descriptors for other options only.
+            Some(libc::EINVAL | libc::EBADF | libc::ENOSYS) => true,
+            _ => false,
+        };
+        match self {
+            _ if !is_unknown => None,
+            Method::Descriptors if fallback::is_forced(Feature::OverlayAppend) => {
+                Some(Method::OldMount)
+            }
+            Method::Descriptors => Some(Method::Strings),
+            Method::Strings => Some(Method::OldMount),
+            Method::OldMount => None,
+        }
+    }
 }
 
 /// Changes stay readable by any overlay (and by a plain copy), inode numbers are the file system's.
@@ -73,20 +109,14 @@ impl Layers {
     /// # Errors
     /// When the kernel refuses the stack.
     pub fn mount(&self, target: &Path) -> Result<OwnedFd, RootfsError> {
-        let mut result = self.mount_by(Method::Descriptors, target);
-        for method in [Method::Strings, Method::OldMount] {
-            // EINVAL: an option or a way to give it that this kernel does not know. EBADF: it takes
-            // descriptors for other options only.
-            let Err(Attempt::Overlay(error)) = &result else {
-                break;
+        let mut result = Err(Attempt::Overlay(io::ErrorKind::Unsupported.into()));
+        let mut method = Some(Method::first());
+        while let Some(tried) = method {
+            result = self.mount_by(tried, target);
+            method = match &result {
+                Err(Attempt::Overlay(error)) => tried.after(error),
+                _ => None,
             };
-            if !matches!(
-                error.raw_os_error(),
-                Some(libc::EINVAL | libc::EBADF | libc::ENOSYS)
-            ) {
-                break;
-            }
-            result = self.mount_by(method, target);
         }
         result.map_err(|attempt| match attempt {
             Attempt::Overlay(source) => RootfsError::Overlay {
@@ -119,7 +149,8 @@ impl Layers {
                 .map_err(|error| Attempt::Attach(error.into()))
         };
         if method == Method::OldMount {
-            mount::mount_overlay(target, &self.option_string()).map_err(Attempt::Overlay)?;
+            mount::mount_overlay(target, MountFlags::empty(), &self.option_string())
+                .map_err(Attempt::Overlay)?;
             return target_fd();
         }
         let detached = self.detached(method).map_err(Attempt::Overlay)?;
@@ -214,9 +245,16 @@ mod tests {
                             upper: open(&at(&format!("upper-{method:?}"))).unwrap(),
                             work: open(&at(&format!("work-{method:?}"))).unwrap(),
                         };
-                        let Ok(_root) = layers.mount_by(method, &at("target")) else {
-                            panic!("{method:?} failed");
-                        };
+                        match layers.mount_by(method, &at("target")) {
+                            Ok(_root) => {}
+                            // Older kernels refuse the newer ways, as `mount` expects them to.
+                            Err(Attempt::Overlay(error)) if method.after(&error).is_some() => {
+                                continue;
+                            }
+                            Err(Attempt::Overlay(error) | Attempt::Attach(error)) => {
+                                panic!("{method:?}: {error}");
+                            }
+                        }
                         assert_eq!(std::fs::read_to_string(at("target/both")).unwrap(), "top");
                         assert_eq!(
                             std::fs::read_to_string(at("target/below")).unwrap(),

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::Pid;
 
+use crate::runtime::cgroup::Part;
 use crate::runtime::channel::{Parent, Report};
 use crate::runtime::failure::Failure;
 use crate::runtime::process::Starting;
@@ -15,6 +16,8 @@ pub struct Exec {
     pub id: String,
     pub pid: i32,
     pub phase: Phase,
+    /// Where it and its offspring are, if they are kept apart.
+    pub part: Option<Part>,
 }
 
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub enum Step {
 
 impl Exec {
     /// The helper itself is reaped as a stranger: nothing depends on its end.
-    pub fn new(id: String, request: u64, starting: Starting) -> Exec {
+    pub fn new(id: String, request: u64, starting: Starting, part: Option<Part>) -> Exec {
         let phase = Phase::Starting {
             request,
             channel: starting.channel,
@@ -56,7 +59,31 @@ impl Exec {
             process: None,
             failure: None,
         };
-        Exec { id, pid: 0, phase }
+        Exec {
+            id,
+            pid: 0,
+            phase,
+            part,
+        }
+    }
+
+    /// Sends SIGKILL to it and to what it has started.
+    ///
+    /// # Errors
+    /// Of the signal to the process itself.
+    pub fn kill(&self) -> std::io::Result<()> {
+        let Phase::Running(process) = &self.phase else {
+            return Ok(());
+        };
+        // It leads a session of its own, and is not reaped, so the number is still its. This finds
+        // what stayed in its group; the part of the cgroup finds the rest, from Linux 5.14 on.
+        if let Some(group) = Pid::from_raw(self.pid) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        if let Some(part) = &self.part {
+            let _ = part.kill_all();
+        }
+        pidfd::send_signal(process, libc::SIGKILL)
     }
 
     /// Takes one packet off the channel.

@@ -57,13 +57,21 @@ impl Shim {
                 group_add,
                 tty,
                 size,
+                apart,
             } => {
                 let stdio = if tty {
                     Some(Stdio::Terminal { size })
                 } else {
                     streams(fds)
                 };
-                match self.start_exec(id, exec_id, &process, user.as_deref(), &group_add, stdio) {
+                let wish = ExecWish {
+                    id: exec_id,
+                    process: &process,
+                    user: user.as_deref(),
+                    group_add: &group_add,
+                    apart,
+                };
+                match self.start_exec(id, wish, stdio) {
                     Ok(()) => return,
                     Err(answer) => (answer, Vec::new()),
                 }
@@ -132,14 +140,30 @@ impl Shim {
             },
             Call::SignalExec { exec_id, signal } => {
                 let exec = self.execs.iter().find(|exec| exec.id == exec_id);
-                match exec.map(|exec| &exec.phase) {
-                    Some(ExecPhase::Running(process)) => done(pidfd::send_signal(process, signal)),
-                    Some(ExecPhase::Starting { .. }) => {
+                match exec.map(|exec| (exec.pid, &exec.phase)) {
+                    Some((pid, ExecPhase::Running(process))) => {
+                        // It leads a session of its own and is not reaped, so the group is its.
+                        // What it has started would outlive it: of a probe that hangs, for ever (L17).
+                        if let (libc::SIGKILL, Some(group)) =
+                            (signal, rustix::process::Pid::from_raw(pid))
+                        {
+                            let _ = rustix::process::kill_process_group(
+                                group,
+                                rustix::process::Signal::KILL,
+                            );
+                        }
+                        done(pidfd::send_signal(process, signal))
+                    }
+                    Some((_, ExecPhase::Starting { .. })) => {
                         failed(FailureKind::Invalid, "the exec is still starting")
                     }
                     None => failed(FailureKind::Invalid, "no such exec"),
                 }
             }
+            Call::KillExec { exec_id } => match self.execs.iter().find(|exec| exec.id == exec_id) {
+                Some(exec) => done(exec.kill()),
+                None => failed(FailureKind::Invalid, "no such exec"),
+            },
             Call::CloseStdin => {
                 self.stdin = None;
                 Answer::Done
@@ -184,10 +208,7 @@ impl Shim {
     pub(super) fn start_exec(
         &mut self,
         request: u64,
-        id: String,
-        process: &Process,
-        user: Option<&str>,
-        group_add: &[String],
+        wish: ExecWish<'_>,
         stdio: Option<Stdio>,
     ) -> Result<(), Answer> {
         let Phase::Running(init) = &self.phase else {
@@ -202,21 +223,55 @@ impl Shim {
                 "an exec needs three descriptors or a terminal",
             ));
         };
+        // Without a part of its own a later kill reaches its process group, which is most of it.
+        let part = wish
+            .apart
+            .then(|| self.cgroup.make_part(&part_name(&wish.id)).ok())
+            .flatten();
         let exec = exec::Exec {
-            process,
-            user,
-            group_add,
+            process: wish.process,
+            user: wish.user,
+            group_add: wish.group_add,
             init: init.as_fd(),
             cgroup: &self.cgroup,
+            part: part.as_ref(),
             seccomp: self.filter.as_ref(),
         };
-        let starting =
-            exec::spawn(&exec, stdio).map_err(|error| Answer::Failed(wire(error.into())))?;
+        let starting = match exec::spawn(&exec, stdio) {
+            Ok(starting) => starting,
+            Err(error) => {
+                self.parts.extend(part);
+                self.remove_parts();
+                return Err(Answer::Failed(wire(error.into())));
+            }
+        };
         // A dead helper shows as the end of its channel.
         let _ = starting.channel.go();
-        self.execs.push(Exec::new(id, request, starting));
+        self.execs.push(Exec::new(wish.id, request, starting, part));
         Ok(())
     }
+
+    /// Removes what ended execs have left, as far as nothing runs in it any more.
+    pub(super) fn remove_parts(&mut self) {
+        let Shim { parts, cgroup, .. } = self;
+        parts.retain(|part| !cgroup.remove_part(part));
+    }
+}
+
+/// What an engine wants run.
+pub(super) struct ExecWish<'a> {
+    id: String,
+    process: &'a Process,
+    user: Option<&'a str>,
+    group_add: &'a [String],
+    apart: bool,
+}
+
+/// Ids are of the engine's choice; what else comes is made harmless as a file name.
+fn part_name(exec_id: &str) -> String {
+    let plain = exec_id.chars().filter(char::is_ascii_alphanumeric);
+    let plain: String = plain.take(24).collect();
+    format!("exec-{plain}")
 }
 
 fn streams(fds: Vec<OwnedFd>) -> Option<Stdio> {

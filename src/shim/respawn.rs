@@ -1,5 +1,6 @@
 //! Starting the engine again after it died without goodbye. Many shims notice at once; one acts.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,14 +55,14 @@ impl Respawn {
         if lock::is_held(engine_lock).unwrap_or(true) {
             return;
         }
-        start(command);
+        start(command, &engine_lock.with_file_name("engine.log"));
         self.next = now + PATIENCE;
         self._turn = Some(turn);
     }
 }
 
 /// Starts the engine as a process of nobody's: not our child, no descriptor of ours.
-fn start(command: &[String]) {
+fn start(command: &[String], log: &Path) {
     // An orphan would come back to us as a subreaper.
     let _ = process::resign_as_subreaper();
     if let Ok(side) = clone::fork() {
@@ -70,12 +71,20 @@ fn start(command: &[String]) {
                 let _ = rustix::process::setsid();
                 signal::reset();
                 let _ = crate::sys::fd::cloexec_from_3();
+                // The log of every engine of this run directory; without it the word is lost, and
+                // the engine runs all the same.
+                let log = std::fs::OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o600)
+                    .open(log);
+                let log = log.map_or_else(|_| Stdio::null(), Stdio::from);
                 let spawned = Command::new("/proc/self/exe")
                     .args(command)
                     .current_dir("/")
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
-                    .stderr(Stdio::null())
+                    .stderr(log)
                     .spawn();
                 clone::exit(i32::from(spawned.is_err()))
             }

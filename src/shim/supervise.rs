@@ -13,7 +13,7 @@ use oci_spec::runtime::Process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
-use crate::runtime::cgroup::Cgroup;
+use crate::runtime::cgroup::{Cgroup, Part};
 use crate::runtime::channel::Report;
 use crate::runtime::failure::{Failure as StartFailure, Kind};
 use crate::runtime::process::{Starting, Stdio};
@@ -71,6 +71,8 @@ pub(super) struct Shim {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) master: Option<OwnedFd>,
     pub(super) execs: Vec<Exec>,
+    /// Parts of the cgroup whose exec has ended, and which were not empty then.
+    pub(super) parts: Vec<Part>,
     pub(super) oom: Option<OwnedFd>,
     pub(super) oom_kills: u64,
     /// When to look at the counter again, and the pause before that.
@@ -300,6 +302,7 @@ impl Shim {
             stdin,
             master: None,
             execs: Vec::new(),
+            parts: Vec::new(),
             paused: false,
             kill_at: None,
             start: None,
@@ -496,12 +499,14 @@ impl Shim {
         };
         if let ExecPhase::Running(process) = &exec.phase {
             if let Ok(Some(ended)) = pidfd::try_wait(process) {
-                let exec_id = self.execs.remove(at).id;
+                let exec = self.execs.remove(at);
                 self.tell(Event::ExecExited {
-                    exec_id,
+                    exec_id: exec.id,
                     code: ended.code,
                 });
                 self.reap();
+                self.parts.extend(exec.part);
+                self.remove_parts();
             }
             return;
         }
@@ -513,9 +518,11 @@ impl Shim {
                 self.reap();
             }
             Step::Failed { request, failure } => {
-                self.execs.remove(at);
+                let exec = self.execs.remove(at);
                 self.reply(request, Answer::Failed(wire(failure)), Vec::new());
                 self.reap();
+                self.parts.extend(exec.part);
+                self.remove_parts();
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod cgroup_bpf;
 pub mod clone;
 pub mod conntrack;
 pub mod detached;
+pub mod fallback;
 pub mod fd;
 pub mod lock;
 pub mod mount;

@@ -3,11 +3,16 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
+
+use super::pidfd;
 
 pub use rustix::mount::MountAttrFlags as Attr;
 
@@ -98,16 +103,50 @@ fn set_attributes_at(
     }
 }
 
-/// A clone of what is mounted at a path of this namespace, detached.
+/// A clone of what is mounted at a path, detached. The path may lead through `/proc/<pid>/root` if
+/// this process has one thread.
 ///
 /// # Errors
 /// `ENOENT` when there is nothing.
 pub fn clone_path(path: &Path, depth: Depth) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(
-        rustix::fs::CWD,
-        path,
-        clone_flags(depth),
-    )?)
+    match rustix::mount::open_tree(rustix::fs::CWD, path, clone_flags(depth)) {
+        Err(Errno::INVAL) => match below_process(path) {
+            Some((process, inside)) => clone_elsewhere(&process, inside, depth),
+            None => Err(Errno::INVAL.into()),
+        },
+        cloned => Ok(cloned?),
+    }
+}
+
+/// `/proc/<pid>`, and the rest of a path through the root of that process.
+fn below_process(path: &Path) -> Option<(PathBuf, &Path)> {
+    let pid = path.strip_prefix("/proc").ok()?.iter().next()?;
+    let process = Path::new("/proc").join(pid);
+    let inside = path.strip_prefix(&process).ok()?;
+    inside.starts_with("root").then_some((process, inside))
+}
+
+/// The kernel clones a mount only for a process of the mount's own namespace: this one goes there
+/// and comes back. When it cannot come back it must end, which an error makes it do.
+fn clone_elsewhere(process: &Path, inside: &Path, depth: Depth) -> io::Result<OwnedFd> {
+    let at = |dir: BorrowedFd<'_>, path: &Path, flags: OFlags| {
+        rustix::fs::openat(dir, path, flags | OFlags::CLOEXEC, Mode::empty())
+    };
+    let here = rustix::fs::CWD;
+    let root = at(here, Path::new("/"), OFlags::PATH)?;
+    let directory = at(here, Path::new("."), OFlags::PATH)?;
+    let home = at(here, Path::new("/proc/self/ns/mnt"), OFlags::RDONLY)?;
+    // Both through one descriptor: the number may be another process's a moment later.
+    let process = at(here, process, OFlags::PATH)?;
+    let there = at(process.as_fd(), Path::new("ns/mnt"), OFlags::RDONLY)?;
+    let source = at(process.as_fd(), inside, OFlags::PATH)?;
+    pidfd::join(there, libc::CLONE_NEWNS)?;
+    let cloned = clone_fd(source, depth);
+    pidfd::join(home, libc::CLONE_NEWNS)?;
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(".")?;
+    rustix::process::fchdir(directory)?;
+    cloned
 }
 
 /// A clone of the mount at (or the subtree below) a descriptor, detached.
@@ -164,7 +203,8 @@ impl Context {
     }
 
     /// # Errors
-    /// `EINVAL` where the option takes no descriptor (overlay before Linux 6.13).
+    /// `EINVAL` where the option takes no descriptor (overlay before Linux 6.13), `EOPNOTSUPP` where
+    /// no option does (overlay before 6.5).
     pub fn set_fd(&self, key: &str, value: impl AsFd) -> io::Result<()> {
         Ok(rustix::mount::fsconfig_set_fd(&self.fd, key, value)?)
     }
@@ -195,13 +235,9 @@ impl Context {
 ///
 /// # Errors
 /// Of `mount(2)`.
-pub fn mount_overlay(target: &Path, options: &CStr) -> io::Result<()> {
+pub fn mount_overlay(target: &Path, flags: MountFlags, options: &CStr) -> io::Result<()> {
     Ok(rustix::mount::mount(
-        "overlay",
-        target,
-        "overlay",
-        rustix::mount::MountFlags::empty(),
-        options,
+        "overlay", target, "overlay", flags, options,
     )?)
 }
 

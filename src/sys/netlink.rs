@@ -149,6 +149,33 @@ impl Socket {
         Ok(Socket { inner, sequence: 1 })
     }
 
+    /// Asks for the messages that the kernel sends to everybody about a matter, and to read without
+    /// waiting.
+    ///
+    /// # Errors
+    /// `EINVAL` for a group that the family does not have.
+    pub fn subscribe(&mut self, group: u32) -> io::Result<()> {
+        self.inner.set_non_blocking(true)?;
+        self.inner.add_membership(group)
+    }
+
+    /// Reads all that has arrived, and gives the kind of each message to `each`.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when messages were lost; those that follow can be read.
+    pub fn drain(&mut self, mut each: impl FnMut(u16)) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        loop {
+            buffer.clear();
+            match self.inner.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => Messages(&buffer).for_each(|message| each(message.kind)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Sends all requests and reads the acknowledgement of each; the first refusal is returned.
     pub fn transact(&mut self, mut requests: Requests) -> Result<(), Refusal> {
         if requests.is_empty() {

@@ -4,6 +4,7 @@
 //! `inet` family. Constants are those of `linux/netfilter/nf_tables.h`.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -41,6 +42,8 @@ const ELEMENTS_PER_REQUEST: usize = 500;
 /// Bytes. A transaction is one datagram, and 5,000 ports do not fit into the default.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 
+/// The multicast group of all changes to rule sets (`NFNLGRP_NFTABLES`).
+const GROUP_NFTABLES: u32 = 7;
 const NFPROTO_INET: u8 = 1;
 /// The family byte that asks for chains of every family.
 const NFPROTO_UNSPEC: u8 = 0;
@@ -439,6 +442,37 @@ pub struct ChainInfo {
 /// A netfilter socket of one network namespace. Tables made with [`TABLE_OWNER`] belong to it.
 pub struct Nft {
     socket: Socket,
+}
+
+/// Hears of every table that is removed from one network namespace.
+pub struct Removals {
+    socket: Socket,
+}
+
+impl Removals {
+    /// Of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// Of `socket(2)` and the subscription.
+    pub fn subscribe() -> io::Result<Removals> {
+        let mut socket = Socket::open(Family::Netfilter)?;
+        socket.subscribe(GROUP_NFTABLES)?;
+        Ok(Removals { socket })
+    }
+
+    /// Reads what has arrived. Whether a table, any table, may have been removed since the last
+    /// call: messages that were lost count.
+    pub fn take(&mut self) -> bool {
+        let mut found = false;
+        let lost = self.socket.drain(|kind| found |= kind == DELETE_TABLE);
+        found || lost.is_err()
+    }
+}
+
+impl AsFd for Removals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Nft {

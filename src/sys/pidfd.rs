@@ -81,10 +81,16 @@ pub fn join(fd: impl AsFd, namespaces: i32) -> io::Result<()> {
 
 /// Reaps children that ended and are not `known`: orphans that were given to this subreaper.
 pub fn reap_strangers(known: impl Fn(i32) -> bool) {
-    let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let peek_at = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     // The same zombie is shown again until it is taken, so the first known one ends the round: its
     // own pidfd is readable and brings us back.
-    while let Some(pid) = peek_pid(peek) {
+    while let Some((pid, trap)) = peek(peek_at) {
+        if let Some(signal) = trap {
+            if release_tracee(pid, signal).is_err() {
+                return;
+            }
+            continue;
+        }
         if known(pid) {
             return;
         }
@@ -98,7 +104,8 @@ pub fn reap_strangers(known: impl Fn(i32) -> bool) {
     }
 }
 
-fn peek_pid(options: WaitIdOptions) -> Option<i32> {
+/// The next child with news, and the signal at which it stopped if it is one that wants to be traced.
+fn peek(options: WaitIdOptions) -> Option<(i32, Option<i32>)> {
     // SAFETY: siginfo_t is plain data for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is writable and large enough.
@@ -107,6 +114,29 @@ fn peek_pid(options: WaitIdOptions) -> Option<i32> {
         return None;
     }
     // SAFETY: waitid fills the SIGCHLD part of the union, and leaves si_pid 0 when nothing waits.
-    let pid = unsafe { info.si_pid() };
-    (pid > 0).then_some(pid)
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let trap = (info.si_code == libc::CLD_TRAPPED).then_some(status & 0x7f);
+    (pid > 0).then_some((pid, trap))
+}
+
+/// A child that asked to be traced (`PTRACE_TRACEME`) has us for a tracer, who never asked: it would
+/// stop for good at its first signal. It goes on untraced, with that signal.
+fn release_tracee(pid: i32, signal: i32) -> io::Result<()> {
+    // The kernel's own SIGTRAP, at an execve, is meant for a tracer; it would kill.
+    let signal = if signal == libc::SIGTRAP { 0 } else { signal };
+    // SAFETY: PTRACE_DETACH reads no memory: the address is ignored, the data is a signal number.
+    // `pid` is a stopped tracee of ours, not yet reaped, so the number is still its.
+    let done = unsafe {
+        libc::ptrace(
+            libc::PTRACE_DETACH,
+            pid,
+            std::ptr::null_mut::<libc::c_void>(),
+            signal as usize as *mut libc::c_void,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

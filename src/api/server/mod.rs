@@ -11,13 +11,16 @@ mod route;
 mod session;
 mod transaction;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Uri;
+use futures_util::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -39,22 +42,53 @@ pub(super) struct Shared<H> {
 /// Serves until `shutdown` is cancelled, then ends all streams and waits a few seconds for requests
 /// in flight. Commands on projects that still run by then go on in their own tasks.
 ///
+/// With an `idle_timeout` it also returns when for that long (at most twice that) nobody was
+/// connected, no command ran, and the host had nothing to look after. No client that could connect
+/// is turned away then.
+///
+/// The socket's file is gone when this returns.
+///
 /// # Errors
 /// When the listener fails for good; a connection's failure is that connection's own.
 pub async fn serve<H: Host>(
     host: Arc<H>,
     listener: UnixListener,
     shutdown: CancellationToken,
+    idle_timeout: Option<Duration>,
 ) -> std::io::Result<()> {
     let shared = Arc::new(Shared {
         host,
         transactions: Transactions::default(),
         closing: shutdown.clone(),
     });
-    let router = route::router(shared);
+    let door = Door::of(&listener);
+    let router = route::router(shared.clone());
     let connections = TaskTracker::new();
+    let mut idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let stream = tokio::select! {
+            // Cancel safe: a timer is made anew from its deadline.
+            () = until(idle_at) => {
+                let is_idle = connections.is_empty()
+                    && shared.transactions.is_empty()
+                    && shared.host.is_idle();
+                idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
+                if !is_idle {
+                    continue;
+                }
+                door.close();
+                // Whoever is in the queue came before the door was closed, and is served.
+                match listener.accept().now_or_never() {
+                    Some(Ok((stream, _))) => {
+                        door.open();
+                        stream
+                    }
+                    _ => {
+                        tracing::info!("nothing runs and nobody is connected: ending");
+                        break;
+                    }
+                }
+            }
             // Cancel safe: an accept that is dropped has taken no connection from the queue.
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
@@ -68,6 +102,7 @@ pub async fn serve<H: Host>(
             // Cancel safe: the token keeps its state.
             () = shutdown.cancelled() => break,
         };
+        idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
         let router = router.clone();
         let closing = shutdown.clone();
         connections.spawn(async move {
@@ -92,6 +127,7 @@ pub async fn serve<H: Host>(
             }
         });
     }
+    door.remove();
     connections.close();
     if tokio::time::timeout(DRAIN, connections.wait())
         .await
@@ -100,6 +136,59 @@ pub async fn serve<H: Host>(
         tracing::warn!("requests were still running at shutdown");
     }
     Ok(())
+}
+
+/// The socket's file: while it is in its place, clients can connect.
+///
+/// A file that is moved away stays the listener's, so what was closed can be opened again without a
+/// new socket; a client that finds no file starts an engine, which finds this one alive.
+struct Door {
+    /// `None`: the socket has no name, or is not ours to move.
+    path: Option<PathBuf>,
+}
+
+impl Door {
+    fn of(listener: &UnixListener) -> Door {
+        let address = listener.local_addr().ok();
+        Door {
+            path: address.and_then(|address| Some(address.as_pathname()?.to_owned())),
+        }
+    }
+
+    fn closed(path: &std::path::Path) -> PathBuf {
+        path.with_extension("closed")
+    }
+
+    fn close(&self) {
+        self.change(|path| std::fs::rename(path, Door::closed(path)));
+    }
+
+    fn open(&self) {
+        self.change(|path| std::fs::rename(Door::closed(path), path));
+    }
+
+    fn remove(&self) {
+        self.change(|path| {
+            let closed = std::fs::remove_file(Door::closed(path));
+            std::fs::remove_file(path).or(closed)
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&std::path::Path) -> std::io::Result<()>) {
+        if let Some(path) = &self.path
+            && let Err(error) = change(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(socket = %path.display(), %error, "cannot change the socket's file");
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Running out of descriptors or memory passes; so does a client that gave up in the queue.

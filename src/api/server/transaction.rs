@@ -85,6 +85,11 @@ impl Transactions {
         }
     }
 
+    /// Whether no command runs on any project, and none waits.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.projects).is_empty()
+    }
+
     /// Ends the command that has its turn on this project; false if there is none.
     pub fn cancel(&self, name: &ProjectName) -> bool {
         let entry = lock(&self.projects).get(name).cloned();

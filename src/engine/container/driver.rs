@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::exec::ExecTable;
+use super::exec::{APART, ExecTable};
 use super::health::{self, Probe};
 use super::prepare::{self, Started};
 use super::restart;
@@ -34,6 +34,8 @@ use crate::shim::protocol::{self, Call, Event, ExitRecord, StartRecord, State};
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer than the grace period a stop may take before it reports that it cannot (L14).
 const STOP_SLACK: Duration = Duration::from_secs(5);
+/// The error of a container whose shim died under it (HAZARDS L3).
+pub(in crate::engine) const SUPERVISOR_LOST: &str = "supervisor lost";
 
 pub(in crate::engine) struct Driver {
     shared: Arc<Shared>,
@@ -66,6 +68,20 @@ struct Removal {
 }
 
 /// What an earlier engine left of a container.
+pub(in crate::engine) enum Left {
+    /// It does not run, and its record knows.
+    Nothing,
+    /// It ended while no engine was there, and so did its shim.
+    Ended {
+        start: Option<StartRecord>,
+        exit: ExitRecord,
+        /// Empty unless its end was not its own.
+        error: String,
+    },
+    Shim(Box<Adopted>),
+}
+
+/// A shim that an earlier engine left, and its container.
 pub(in crate::engine) struct Adopted {
     pub shim: Shim,
     pub events: mpsc::UnboundedReceiver<Event>,
@@ -74,26 +90,18 @@ pub(in crate::engine) struct Adopted {
 }
 
 impl Driver {
-    /// Starts the task of a container that does not run.
-    pub fn spawn(shared: Arc<Shared>, record: ContainerRecord, run: RunRecord) -> Container {
-        Driver::launch(shared, record, run, None)
+    /// Starts the task of a new container.
+    pub async fn spawn(shared: Arc<Shared>, record: ContainerRecord) -> Container {
+        Driver::take_up(shared, record, RunRecord::default(), Left::Nothing).await
     }
 
-    /// Starts the task of a container whose shim still lives.
-    pub fn adopt(
+    /// Starts the task of a container that an earlier engine knew. When this returns, the
+    /// container's view tells what has become of it.
+    pub async fn take_up(
         shared: Arc<Shared>,
         record: ContainerRecord,
         run: RunRecord,
-        adopted: Adopted,
-    ) -> Container {
-        Driver::launch(shared, record, run, Some(adopted))
-    }
-
-    fn launch(
-        shared: Arc<Shared>,
-        record: ContainerRecord,
-        run: RunRecord,
-        adopted: Option<Adopted>,
+        left: Left,
     ) -> Container {
         let id = record.id.clone();
         let (sender, commands) = mpsc::unbounded_channel();
@@ -134,11 +142,23 @@ impl Driver {
             removal: None,
             restart_at: None,
         };
-        let exited = adopted.and_then(|adopted| driver.take_over(adopted));
-        if driver.run.restart_pending && !driver.is_running() {
-            // The engine died in the pause before a restart; the rest of the pause is not worth
-            // keeping, the back-off is.
-            driver.restart_at = Some(Instant::now());
+        let exited = match left {
+            Left::Nothing => None,
+            Left::Ended { start, exit, error } => {
+                driver.start = start;
+                driver.record.error = error;
+                Some(exit)
+            }
+            Left::Shim(adopted) => driver.take_over(*adopted),
+        };
+        if let Some(exit) = exited {
+            driver.exited(exit).await;
+        } else if driver.run.restart_pending && !driver.is_running() {
+            // The engine died in the pause before a restart.
+            let due = driver.run.restart_due_ms;
+            let left_ms = due.saturating_sub(clock::since_boot_ms());
+            driver.restart_at =
+                Some(Instant::now() + Duration::from_millis(left_ms).min(restart::LONGEST_DELAY));
             driver.phase = Phase::Restarting;
         }
         driver.publish();
@@ -151,12 +171,7 @@ impl Driver {
             log_path,
             log_watch,
         };
-        tokio::spawn(async move {
-            if let Some(exit) = exited {
-                driver.exited(exit).await;
-            }
-            driver.drive().await;
-        });
+        tokio::spawn(driver.drive());
         container
     }
 
@@ -178,8 +193,18 @@ impl Driver {
         self.record.exit = None;
         self.shim = Some(shim);
         self.events = Some(events);
-        if state.exit.is_none() {
-            self.begin_probes(self.run.health);
+        for exec_id in state.execs {
+            if let (true, Some(shim)) = (exec_id.starts_with(APART), self.shim.clone()) {
+                // Nobody waits for its outcome any more, nor for its timeout.
+                tokio::spawn(async move { shim.call(Call::KillExec { exec_id }).await });
+            }
+        }
+        if state.exit.is_none() && self.phase == Phase::Running {
+            let known = self
+                .run
+                .health
+                .map(|health| (health, self.run.failing_streak));
+            self.begin_probes(known);
         }
         state.exit
     }
@@ -216,8 +241,7 @@ impl Driver {
             if done {
                 return;
             }
-            if self.removal.is_some() && !self.is_running() {
-                self.remove().await;
+            if self.removal.is_some() && !self.is_running() && self.remove().await {
                 return;
             }
         }
@@ -243,21 +267,7 @@ impl Driver {
             }
             Command::Stop { timeout, reply } => self.stop(timeout, reply).await,
             Command::Kill { signal, reply } => {
-                let result = match (self.shim.clone(), self.is_running()) {
-                    (Some(shim), true) => {
-                        if signal == libc_sigkill() {
-                            self.note_manual_stop().await;
-                        }
-                        let call = Call::Signal { signal, all: false };
-                        shim.call(call)
-                            .await
-                            .map(drop)
-                            .map_err(|source| self.shim_error(source))
-                    }
-                    _ => Err(EngineError::NotRunning {
-                        name: self.record.config.name.clone(),
-                    }),
-                };
+                let result = self.kill(signal).await;
                 let _ = reply.send(result);
             }
             Command::Pause(reply) => {
@@ -309,6 +319,27 @@ impl Driver {
         false
     }
 
+    async fn kill(&mut self, signal: i32) -> Result<(), EngineError> {
+        let Some(shim) = self.shim.clone().filter(|_| self.is_running()) else {
+            return Err(EngineError::NotRunning {
+                name: self.record.config.name.clone(),
+            });
+        };
+        // Signals that mean "end" are a stop in the eyes of the restart policy; others, a reload
+        // for instance, say nothing about it.
+        if signal == libc_sigkill() || signal == self.shared.stop_signal(&self.record) {
+            self.note_manual_stop().await;
+            // A frozen process would hear of it only when somebody resumes it.
+            if self.phase == Phase::Paused {
+                self.freeze(Call::Resume, Phase::Paused, Phase::Running)
+                    .await?;
+            }
+        }
+        let call = Call::Signal { signal, all: false };
+        let sent = shim.call(call).await;
+        sent.map(drop).map_err(|source| self.shim_error(source))
+    }
+
     async fn hear(&mut self, event: Option<Event>) {
         match event {
             Some(Event::Exited { record }) => self.exited(record).await,
@@ -336,7 +367,7 @@ impl Driver {
         match written {
             Some(record) => record,
             None => {
-                self.record.error = "supervisor lost".to_owned();
+                self.record.error = SUPERVISOR_LOST.to_owned();
                 ExitRecord {
                     code: 137,
                     signal: Some(libc_sigkill()),
@@ -375,14 +406,11 @@ impl Driver {
                 &mut self.run,
             )
         };
-        self.run.restart_pending = delay.is_some();
         self.run.health = None;
-        match delay {
-            Some(delay) => {
-                self.phase = Phase::Restarting;
-                self.restart_at = Some(Instant::now() + delay);
-            }
-            None => self.phase = Phase::Exited,
+        self.run.failing_streak = 0;
+        self.restart_after(delay);
+        if delay.is_none() {
+            self.phase = Phase::Exited;
         }
         self.save_run();
         if self.removal.is_none() {
@@ -397,8 +425,7 @@ impl Driver {
     /// A start by command.
     async fn start_now(&mut self) -> Result<(), EngineError> {
         let was_stopped = std::mem::replace(&mut self.record.manually_stopped, false);
-        if was_stopped && self.record.config.restart == crate::compose::RestartPolicy::UnlessStopped
-        {
+        if was_stopped && self.record.config.restart != crate::compose::RestartPolicy::No {
             self.save().await;
         }
         self.start_container().await
@@ -415,13 +442,20 @@ impl Driver {
                 Duration::ZERO,
                 &mut self.run,
             );
-            self.run.restart_pending = delay.is_some();
-            if let Some(delay) = delay {
-                self.phase = Phase::Restarting;
-                self.restart_at = Some(Instant::now() + delay);
-            }
+            self.restart_after(delay);
             self.save_run();
             self.publish();
+        }
+    }
+
+    /// Notes what the restart policy decided.
+    fn restart_after(&mut self, delay: Option<Duration>) {
+        self.run.restart_pending = delay.is_some();
+        if let Some(delay) = delay {
+            let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            self.run.restart_due_ms = clock::since_boot_ms().saturating_add(ms);
+            self.phase = Phase::Restarting;
+            self.restart_at = Some(Instant::now() + delay);
         }
     }
 
@@ -442,6 +476,7 @@ impl Driver {
                 self.record.exit = None;
                 self.run.restart_pending = false;
                 self.begin_probes(None);
+                self.shared.mark_started(&self.record.id);
                 self.publish();
                 Ok(())
             }
@@ -465,21 +500,33 @@ impl Driver {
         }
     }
 
-    fn begin_probes(&mut self, known: Option<Health>) {
+    /// `known` is what an earlier engine, or the time before a pause, had found out.
+    fn begin_probes(&mut self, known: Option<(Health, u32)>) {
         let Some(check) = self.shared.healthcheck(&self.record) else {
             return;
         };
         let Some(shim) = self.shim.clone() else {
             return;
         };
-        self.run.health = Some(known.unwrap_or(Health::Starting));
+        let (health, failing_streak) = known.unwrap_or((Health::Starting, 0));
+        self.run.health = Some(health);
+        self.run.failing_streak = failing_streak;
+        // Wall-clock time is all that is known of a start before this engine's (L40): a clock that
+        // stepped moves the end of a start period, and nothing else.
+        let uptime = self.start.as_ref().map_or(Duration::ZERO, |start| {
+            Duration::from_nanos(clock::now().saturating_sub(start.started_at))
+        });
         let dir = self.shared.run_dir(&self.record.id);
         self.probes = Some(health::Probes::begin(
             check,
             shim,
             dir,
             self.execs.clone(),
-            known,
+            health::Known {
+                health,
+                failing_streak,
+                uptime,
+            },
         ));
     }
 
@@ -488,9 +535,13 @@ impl Driver {
             self.probes = None;
             return;
         };
-        if self.run.health != Some(probe.health) {
+        let is_news = self.run.health != Some(probe.health);
+        if is_news || self.run.failing_streak != probe.failing_streak {
             self.run.health = Some(probe.health);
+            self.run.failing_streak = probe.failing_streak;
             self.save_run();
+        }
+        if is_news {
             self.publish();
         }
     }
@@ -547,9 +598,8 @@ impl Driver {
     async fn note_manual_stop(&mut self) {
         if !self.record.manually_stopped {
             self.record.manually_stopped = true;
-            // Only `unless-stopped` and `always` read the flag later; others need no disk for it.
-            use crate::compose::RestartPolicy::{Always, UnlessStopped};
-            if matches!(self.record.config.restart, Always | UnlessStopped) {
+            // Without a policy nobody reads the flag later, and no disk is needed for it.
+            if self.record.config.restart != crate::compose::RestartPolicy::No {
                 self.save().await;
             }
         }
@@ -568,6 +618,15 @@ impl Driver {
             .await
             .map_err(|source| self.shim_error(source))?;
         self.phase = to;
+        // Nothing in a frozen container can answer a probe, and that is no illness.
+        let known = self
+            .run
+            .health
+            .map(|health| (health, self.run.failing_streak));
+        self.probes = None;
+        if to == Phase::Running && known.is_some() {
+            self.begin_probes(known);
+        }
         self.publish();
         Ok(())
     }
@@ -577,9 +636,18 @@ impl Driver {
         if old == name {
             return Ok(());
         }
-        self.shared.names.rename(&old, &name, &self.record.id)?;
+        let id = &self.record.id;
+        self.shared.names.take(&name, id)?;
         self.record.config.name = name.clone();
-        self.save().await;
+        let mut batch = Batch::default();
+        batch.put(Table::Containers, id.as_str(), &self.record);
+        if let Err(error) = self.shared.store.commit_async(batch).await {
+            // What the disk says is what the next engine believes.
+            self.shared.names.release(&name, id);
+            self.record.config.name = old;
+            return Err(error.into());
+        }
+        self.shared.names.release(&old, id);
         self.shared
             .networks
             .rename(self.record.id.as_str(), &name)
@@ -588,11 +656,12 @@ impl Driver {
         Ok(())
     }
 
-    async fn remove(&mut self) {
+    /// True when the container is gone. A removal that failed leaves it listed, and removable.
+    async fn remove(&mut self) -> bool {
         let Some(removal) = self.removal.take() else {
-            return;
+            return false;
         };
-        self.phase = Phase::Removing;
+        let phase = std::mem::replace(&mut self.phase, Phase::Removing);
         self.publish();
         let result = self
             .shared
@@ -600,24 +669,23 @@ impl Driver {
             .forget(&self.record, removal.volumes)
             .await;
         let gone = result.is_ok();
-        if gone {
-            self.phase = Phase::Dead;
-            self.publish();
-        }
+        self.phase = if gone { Phase::Dead } else { phase };
+        self.publish();
         let mut result = Some(result);
         for reply in removal.replies {
-            // Everyone gets the outcome; the first gets the error with its causes.
+            // The first gets the error with its causes, the others are told that there was one.
             let outcome = result.take().unwrap_or_else(|| {
                 if gone {
                     Ok(())
                 } else {
-                    Err(EngineError::NoSuchContainer {
+                    Err(EngineError::RemovalFailed {
                         name: self.record.config.name.clone(),
                     })
                 }
             });
             let _ = reply.send(outcome);
         }
+        gone
     }
 
     fn shim_error(&self, source: ShimError) -> EngineError {

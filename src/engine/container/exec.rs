@@ -14,6 +14,10 @@ use crate::engine::EngineError;
 use crate::shim::protocol::{Answer, Bundle, Call, file};
 use crate::sys::fd;
 
+/// How the ids of execs begin that are kept apart: those are probes, which are nobody's once the
+/// engine that sent them is gone.
+pub(super) const APART: &str = "probe-";
+
 /// Who waits for which exec of one container.
 #[derive(Default)]
 pub struct ExecTable {
@@ -67,6 +71,8 @@ pub struct ExecConfig {
     pub privileged: bool,
     /// `(columns, rows)`.
     pub size: Option<(u16, u16)>,
+    /// Keep it and its offspring together, for [`ExecSignaller::kill_all`].
+    pub apart: bool,
 }
 
 /// A running exec. Dropping it closes our ends of its pipes; the process goes on.
@@ -121,6 +127,12 @@ impl ExecSignaller {
             .await
             .map(drop)
     }
+
+    /// Kills it and, if it was started apart, everything that it has started.
+    pub async fn kill_all(&self) -> Result<(), ShimError> {
+        let exec_id = self.exec_id.clone();
+        self.shim.call(Call::KillExec { exec_id }).await.map(drop)
+    }
 }
 
 impl Container {
@@ -153,7 +165,10 @@ pub(super) async fn exec(
     let process = process(&bundle, config).ok_or(ShimError::Protocol)?;
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).expect("getrandom(2) works on every supported kernel");
-    let exec_id = hex::encode(random);
+    let mut exec_id = hex::encode(random);
+    if config.apart {
+        exec_id.insert_str(0, APART);
+    }
     let (given, kept) = stdio(config).map_err(ShimError::Connect)?;
     let exit = execs.expect(&exec_id);
     let call = Call::Exec {
@@ -163,6 +178,7 @@ pub(super) async fn exec(
         group_add: bundle.group_add,
         tty: config.tty,
         size: config.size,
+        apart: config.apart,
     };
     let answer = match shim.call_with(call, given).await {
         Ok((Answer::Exec { pid }, fds)) => Ok((pid, fds)),
@@ -226,6 +242,10 @@ fn process(bundle: &Bundle, config: &ExecConfig) -> Option<Process> {
     process.set_env(Some(env));
     if let Some(dir) = &config.working_dir {
         process.set_cwd(dir.into());
+    }
+    if config.privileged {
+        // As Docker: every capability, under the container's own filter and device rules.
+        process.set_capabilities(Some(super::security::everything()));
     }
     Some(process)
 }

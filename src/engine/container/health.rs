@@ -115,6 +115,15 @@ pub struct ProbeResult {
     pub output: String,
 }
 
+/// What was found out before these probes.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    pub health: Health,
+    pub failing_streak: u32,
+    /// How long the container has run.
+    pub uptime: Duration,
+}
+
 /// The task that probes one run of a container; dropping it ends the task.
 pub struct Probes {
     outcomes: mpsc::UnboundedReceiver<Probe>,
@@ -128,26 +137,27 @@ impl Drop for Probes {
 }
 
 impl Probes {
-    /// Begins probing. `known` is the state that an earlier engine had reached.
+    /// Begins probing.
     pub fn begin(
         check: Check,
         shim: Shim,
         run_dir: PathBuf,
         execs: Arc<ExecTable>,
-        known: Option<Health>,
+        known: Known,
     ) -> Probes {
         let (sender, outcomes) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
-            let start = Instant::now();
+            let begin = Instant::now();
+            let since_start = || known.uptime + begin.elapsed();
             let mut verdict = Verdict {
-                health: known.unwrap_or(Health::Starting),
-                failures: 0,
+                health: known.health,
+                failures: known.failing_streak,
             };
             let mut results = VecDeque::new();
             loop {
-                tokio::time::sleep(verdict.pause(&check, start.elapsed())).await;
+                tokio::time::sleep(verdict.pause(&check, since_start())).await;
                 let result = probe(&check, &shim, &run_dir, &execs).await;
-                verdict.take(&check, result.exit_code == 0, start.elapsed());
+                verdict.take(&check, result.exit_code == 0, since_start());
                 results.push_back(result);
                 if results.len() > MAX_RESULTS {
                     results.pop_front();
@@ -181,6 +191,7 @@ async fn probe(
 ) -> ProbeResult {
     let config = ExecConfig {
         argv: check.argv.clone(),
+        apart: true,
         ..ExecConfig::default()
     };
     let failed = |output: String| ProbeResult {
@@ -221,10 +232,8 @@ async fn probe(
             }
         }
         Err(_elapsed) => {
-            let _ = session
-                .signaller()
-                .signal(nix::sys::signal::Signal::SIGKILL as i32)
-                .await;
+            // A shim that is gone has taken the probe with it.
+            let _ = session.signaller().kill_all().await;
             failed(format!(
                 "health check exceeded its timeout of {:?}",
                 check.timeout
@@ -256,7 +265,8 @@ fn keep(output: &mut Vec<u8>, pipe: &mut Option<pipe::Receiver>, buffer: &[u8], 
 fn drain(output: &mut Vec<u8>, pipe: &Option<pipe::Receiver>) {
     let Some(pipe) = pipe else { return };
     let mut buffer = [0u8; 1024];
-    while let Ok(n) = pipe.try_read(&mut buffer) {
+    // Straight from the descriptor: the runtime may not have heard yet that it is readable.
+    while let Ok(n) = rustix::io::read(pipe, &mut buffer) {
         let room = MAX_OUTPUT.saturating_sub(output.len());
         if n == 0 || room == 0 {
             return;

@@ -68,7 +68,7 @@ impl From<Record<'_>> for LogLine {
 }
 
 /// Tells readers that a log file has grown.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct LogWatch {
     waiting: Arc<Mutex<HashMap<PathBuf, Arc<Notify>>>>,
     /// Made with the first follower, so that an engine nobody follows has no inotify instance.
@@ -83,13 +83,6 @@ struct Watching {
 }
 
 impl LogWatch {
-    pub fn new() -> LogWatch {
-        LogWatch {
-            waiting: Arc::default(),
-            watcher: Arc::default(),
-        }
-    }
-
     fn follow(&self, path: &Path) -> Result<Watching, notify::Error> {
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if watcher.is_none() {

@@ -12,6 +12,7 @@ pub mod devices;
 mod driver;
 mod exec;
 mod health;
+mod hidden;
 mod host;
 mod id;
 mod log;
@@ -48,8 +49,9 @@ pub use signal::parse_signal;
 pub use spec::*;
 pub use terminal::Terminal;
 
-pub(super) use driver::{Adopted, Driver};
+pub(super) use driver::{Adopted, Driver, Left, SUPERVISOR_LOST};
 pub(super) use health::Check;
+pub(super) use hidden::seen_in;
 pub(super) use prepare::{Attached, hostname};
 
 use super::EngineError;

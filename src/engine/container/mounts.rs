@@ -23,6 +23,8 @@ pub enum ResolvedSource {
     /// A path of the host: bind, volume, or a tree of an image.
     Bind {
         path: PathBuf,
+        /// Below `path`, resolved so that no link in there leads out of it.
+        subpath: Option<PathBuf>,
         /// `None` is `rprivate`.
         propagation: Option<String>,
         /// `enabled` (default), `disabled`, `writable`, `readonly`.
@@ -183,6 +185,7 @@ fn user_mount(wanted: &ResolvedMount, at: PathBuf) -> Result<Mount, SpecError> {
         }
         ResolvedSource::Bind {
             path,
+            subpath,
             propagation,
             recursive,
         } => {
@@ -211,10 +214,23 @@ fn user_mount(wanted: &ResolvedMount, at: PathBuf) -> Result<Mount, SpecError> {
                 _ => return Err(SpecError::Recursive(recursive.to_owned())),
             }
             options.push(propagation);
+            let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
+            if let Some(subpath) = subpath {
+                let outside = || SpecError::Subpath(subpath.clone());
+                let is_inside = subpath
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+                if !is_inside {
+                    return Err(outside());
+                }
+                let text = subpath.to_str().ok_or_else(outside)?;
+                // The runtime's own word.
+                options.push(format!("subpath={text}"));
+            }
             mount
                 .set_typ(Some("bind".to_owned()))
                 .set_source(Some(path.clone()))
-                .set_options(Some(options.into_iter().map(str::to_owned).collect()));
+                .set_options(Some(options));
         }
     }
     mount.set_destination(at);

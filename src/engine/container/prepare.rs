@@ -15,7 +15,7 @@ use super::devices;
 use super::{ContainerRecord, Shim};
 use super::{
     DeviceNode, JoinedNamespaces, NameFiles, NetworkNamespace, ResolvedMount, ResolvedSource,
-    SpecInput,
+    SpecInput, Specified,
 };
 use crate::engine::image::Image;
 use crate::engine::network::{Attach, Attachment, Netns};
@@ -53,6 +53,8 @@ pub async fn start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
 
 async fn try_start(shared: &Shared, record: &ContainerRecord) -> Result<Started, EngineError> {
     let image = shared.image_of(record)?;
+    // A crash may have come between the record and the directories.
+    shared.make_data_dir(&record.id)?;
     let run_dir = fresh_run_dir(shared, record)?;
     let (network, mounts) = tokio::join!(
         network(shared, record, &run_dir),
@@ -310,6 +312,7 @@ async fn mounts(
                 mounts.push(ResolvedMount {
                     source: ResolvedSource::Bind {
                         path: path.clone(),
+                        subpath: None,
                         propagation: propagation.clone(),
                         recursive: recursive.clone(),
                     },
@@ -415,7 +418,10 @@ fn bundle(
     };
     let image_config = image.config.config().as_ref();
     let files = network.files.as_ref();
-    let mut spec = super::spec(&SpecInput {
+    let Specified {
+        mut spec,
+        default_seccomp,
+    } = super::spec(&SpecInput {
         config,
         image: image_config,
         mounts: &mounts.mounts,
@@ -454,8 +460,7 @@ fn bundle(
         log_path: shared.log_path(&record.id),
         user: super::user(config, image_config).map(str::to_owned),
         group_add: config.group_add.clone(),
-        // The specification says itself what filter the container gets.
-        default_seccomp: false,
+        default_seccomp,
         init: config.init,
         open_stdin: config.open_stdin,
         cgroup: shared.cgroup_path(&record.id),

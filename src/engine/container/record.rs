@@ -57,6 +57,12 @@ pub struct RunRecord {
     pub backoff_ms: u64,
     /// A health state already reached, so that a restarted engine does not forget it.
     pub health: Option<crate::plan::Health>,
+    /// Failed probes in a row that led to it, or are on the way to the next.
+    #[serde(default)]
+    pub failing_streak: u32,
     /// A restart by policy is due: the engine died in the pause before it.
     pub restart_pending: bool,
+    /// When it is due, milliseconds since the boot.
+    #[serde(default)]
+    pub restart_due_ms: u64,
 }

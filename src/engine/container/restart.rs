@@ -9,7 +9,7 @@ use super::record::RunRecord;
 use crate::compose::RestartPolicy;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+pub const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// A run at least this long was a success: the next delay starts small again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 

@@ -34,7 +34,10 @@ const READ_ONLY: [&str; 5] = [
 #[derive(Debug)]
 pub(super) struct Security {
     bounding: Capabilities,
+    /// `None` with `default_seccomp` is Docker's filter for Docker's capabilities, which the spawner
+    /// holds compiled; without it there is none.
     pub seccomp: Option<LinuxSeccomp>,
+    pub default_seccomp: bool,
     pub no_new_privileges: bool,
     pub apparmor: Option<String>,
     pub masked_paths: Vec<String>,
@@ -49,6 +52,7 @@ impl Security {
         let mut security = Security {
             bounding,
             seccomp: None,
+            default_seccomp: false,
             no_new_privileges: false,
             apparmor: None,
             masked_paths: Vec::new(),
@@ -83,6 +87,10 @@ impl Security {
         security.seccomp = match profile {
             Some("unconfined") => None,
             None if config.privileged => None,
+            None | Some("builtin") if seccomp::is_default_for(&security.bounding) => {
+                security.default_seccomp = true;
+                None
+            }
             None | Some("builtin") => Some(seccomp::profile(&security.bounding)),
             Some(path) => {
                 let text = input
@@ -112,14 +120,23 @@ impl Security {
     /// Inheritable and ambient stay empty: filled, they turned every file capability into a way up
     /// (CVE-2022-24769 and its kin, HAZARDS S12).
     pub(super) fn capabilities(&self) -> LinuxCapabilities {
-        let mut sets = LinuxCapabilities::default();
-        sets.set_bounding(Some(self.bounding.clone()))
-            .set_effective(Some(self.bounding.clone()))
-            .set_permitted(Some(self.bounding.clone()))
-            .set_inheritable(None)
-            .set_ambient(None);
-        sets
+        sets(&self.bounding)
     }
+}
+
+/// All capabilities of this machine, for a privileged exec.
+pub(super) fn everything() -> LinuxCapabilities {
+    sets(&capabilities::all())
+}
+
+fn sets(capabilities: &Capabilities) -> LinuxCapabilities {
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(capabilities.clone()))
+        .set_effective(Some(capabilities.clone()))
+        .set_permitted(Some(capabilities.clone()))
+        .set_inheritable(None)
+        .set_ambient(None);
+    sets
 }
 
 /// Docker's rules: adding ALL leaves out what is dropped; dropping ALL leaves what is added; else

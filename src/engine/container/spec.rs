@@ -101,6 +101,8 @@ pub enum SpecError {
         "bind propagation {0:?} is unknown; use private, rprivate, shared, rshared, slave or rslave"
     )]
     Propagation(String),
+    #[error("subpath {0:?} is invalid, it has to be a relative path without `..`")]
+    Subpath(PathBuf),
     #[error("bind option recursive {0:?} is unknown; use enabled, disabled, writable or readonly")]
     Recursive(String),
     #[error("unknown capability {0:?}; capabilities are written as NET_ADMIN or ALL")]
@@ -161,6 +163,15 @@ pub enum SpecError {
     CgroupPath(PathBuf),
 }
 
+/// A specification, and what of the container it cannot say.
+#[derive(Debug, Clone)]
+pub struct Specified {
+    pub spec: Spec,
+    /// Without a `linux.seccomp` there: whether the container has the filter that the spawner holds
+    /// compiled, or none.
+    pub default_seccomp: bool,
+}
+
 /// The specification of the container.
 ///
 /// The user stays 0:0 here: names are resolved by the shim, inside the container's own root
@@ -168,7 +179,7 @@ pub enum SpecError {
 ///
 /// # Errors
 /// [`SpecError`].
-pub fn spec(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
+pub fn spec(input: &SpecInput<'_>) -> Result<Specified, SpecError> {
     let config = input.config;
     let security = security::Security::new(input)?;
     let mut linux = Linux::default();
@@ -206,7 +217,10 @@ pub fn spec(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         .set_domainname(config.domainname.clone().filter(|_| owns_uts))
         .set_annotations((!annotations.is_empty()).then_some(annotations))
         .set_linux(Some(linux));
-    Ok(spec)
+    Ok(Specified {
+        spec,
+        default_seccomp: security.default_seccomp,
+    })
 }
 
 fn namespaces(input: &SpecInput<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {

@@ -54,6 +54,10 @@ fn case(change: impl FnOnce(&mut ContainerConfig)) -> Case {
 
 impl Case {
     fn make(&self) -> Result<Spec, SpecError> {
+        self.specified().map(|made| made.spec)
+    }
+
+    fn specified(&self) -> Result<Specified, SpecError> {
         spec(&SpecInput {
             config: &self.config,
             image: self.image.as_ref(),
@@ -283,6 +287,7 @@ fn bind(path: &str, target: &str, read_only: bool) -> ResolvedMount {
     ResolvedMount {
         source: ResolvedSource::Bind {
             path: path.into(),
+            subpath: None,
             propagation: None,
             recursive: None,
         },
@@ -302,6 +307,7 @@ fn user_mounts_come_after_their_parents_and_hide_defaults() {
         ResolvedMount {
             source: ResolvedSource::Bind {
                 path: "/s".into(),
+                subpath: None,
                 propagation: Some("rshared".to_owned()),
                 recursive: Some("disabled".to_owned()),
             },
@@ -440,15 +446,23 @@ fn security_options_are_read() {
     ] {
         assert_eq!(nnp(make(&[option]).unwrap()), Some(true), "{option}");
     }
-    let has_seccomp = |options: &[&str]| linux(&make(options).unwrap()).seccomp().is_some();
-    assert!(has_seccomp(&[]));
-    assert!(has_seccomp(&["seccomp=builtin"]));
-    assert!(!has_seccomp(&["seccomp:unconfined"]));
-    assert!(!has_seccomp(&[
-        "seccomp=unconfined",
-        "label=disable",
-        "apparmor=unconfined"
-    ]));
+    // A filter of its own, and whether the default one.
+    let seccomp = |options: &[&str], cap_add: &[&str]| {
+        let made = case(|c| {
+            c.security_opt = strings(options);
+            c.cap_add = strings(cap_add);
+        });
+        let made = made.specified().unwrap();
+        (linux(&made.spec).seccomp().is_some(), made.default_seccomp)
+    };
+    assert_eq!(seccomp(&[], &[]), (false, true));
+    assert_eq!(seccomp(&["seccomp=builtin"], &[]), (false, true));
+    // Opens no system call.
+    assert_eq!(seccomp(&[], &["NET_ADMIN"]), (false, true));
+    assert_eq!(seccomp(&[], &["SYS_PTRACE"]), (true, false));
+    assert_eq!(seccomp(&["seccomp:unconfined"], &[]), (false, false));
+    let open = ["seccomp=unconfined", "label=disable", "apparmor=unconfined"];
+    assert_eq!(seccomp(&open, &[]), (false, false));
     let spec = make(&["systempaths=unconfined"]).unwrap();
     assert_eq!(linux(&spec).masked_paths().as_deref(), Some(&[][..]));
     assert!(matches!(

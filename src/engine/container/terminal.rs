@@ -1,7 +1,7 @@
 //! A pty's master side as an async stream.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -40,6 +40,12 @@ impl Terminal {
     /// What stands in the terminal's buffer now, without waiting.
     pub fn read_now(&self, buffer: &mut [u8]) -> usize {
         rustix::io::read(self.master.get_ref(), buffer).unwrap_or(0)
+    }
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.master.get_ref().as_fd()
     }
 }
 

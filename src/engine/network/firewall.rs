@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use super::error::NetworkError;
 use super::rules;
 use crate::compose::Protocol;
+use crate::sys::fallback::{self, Feature};
 use crate::sys::netlink::Refusal;
 use crate::sys::nft::{Batch, Element, Hook, Nft, TABLE_OWNER, TABLE_PERSIST};
 
@@ -95,6 +96,8 @@ pub struct Firewall {
     /// Opened with the first network. The table belongs to this socket.
     nft: Option<Nft>,
     is_installed: bool,
+    /// The kernel let nobody own it.
+    is_shared: bool,
     bridges: BTreeSet<BridgeRule>,
     guarded: BTreeSet<String>,
     /// By container id.
@@ -107,6 +110,7 @@ impl Firewall {
             table: format!("wharf{tag}"),
             nft: None,
             is_installed: false,
+            is_shared: false,
             bridges: BTreeSet::new(),
             guarded: BTreeSet::new(),
             ports: BTreeMap::new(),
@@ -198,11 +202,21 @@ impl Firewall {
             }
             batch
         };
-        let owned = build(TABLE_OWNER | TABLE_PERSIST, self);
-        let outcome = match self.nft()?.commit(owned) {
+        let flags = if fallback::is_forced(Feature::NftOwner) {
+            0
+        } else {
+            TABLE_OWNER | TABLE_PERSIST
+        };
+        let first = build(flags, self);
+        let mut is_shared = flags == 0;
+        let outcome = match self.nft()?.commit(first) {
             // Kernels before 6.9 do not keep an owned table, those before 5.12 own none; rather a
             // table that others may flush than one that vanishes with the engine.
-            Err(refusal) if matches!(refusal.raw_os_error(), libc::EOPNOTSUPP | libc::EINVAL) => {
+            Err(refusal)
+                if flags != 0
+                    && matches!(refusal.raw_os_error(), libc::EOPNOTSUPP | libc::EINVAL) =>
+            {
+                is_shared = true;
                 let shared = build(0, self);
                 self.nft()?.commit(shared)
             }
@@ -210,25 +224,79 @@ impl Firewall {
         };
         outcome.map_err(self.failed("write"))?;
         self.is_installed = true;
+        self.is_shared = is_shared;
         Ok(())
+    }
+
+    /// Changes the installed table, and what this remembers of it. Where tables have no owner
+    /// (before Linux 6.9) others may have flushed it: then the whole table is written again.
+    fn change(
+        &mut self,
+        action: &'static str,
+        batch: Batch,
+        remember: impl FnOnce(&mut Firewall),
+    ) -> Result<(), NetworkError> {
+        let failed = self.failed(action);
+        match self.nft()?.commit(batch) {
+            Ok(()) => {
+                remember(self);
+                Ok(())
+            }
+            Err(refusal) if refusal.raw_os_error() == libc::ENOENT => {
+                let before = (
+                    self.bridges.clone(),
+                    self.guarded.clone(),
+                    self.ports.clone(),
+                );
+                remember(self);
+                let restored = self.restore();
+                if restored.is_err() {
+                    (self.bridges, self.guarded, self.ports) = before;
+                }
+                restored
+            }
+            Err(refusal) => Err(failed(refusal)),
+        }
+    }
+
+    /// Whether others can remove the table: see [`Firewall::heal`].
+    pub fn is_exposed(&self) -> bool {
+        self.is_installed && self.is_shared
+    }
+
+    /// Writes the table anew if it should be there and is not.
+    pub fn heal(&mut self) -> Result<(), NetworkError> {
+        if !self.is_installed || self.adopt()? {
+            return Ok(());
+        }
+        tracing::warn!(
+            table = self.table,
+            "somebody removed our table; it is restored"
+        );
+        self.restore()
+    }
+
+    /// Writes the whole table anew from memory.
+    fn restore(&mut self) -> Result<(), NetworkError> {
+        self.replace(
+            self.bridges.clone(),
+            self.guarded.clone(),
+            self.ports.clone(),
+        )
     }
 
     pub fn add_bridge(&mut self, bridge: BridgeRule) -> Result<(), NetworkError> {
         if !self.is_installed {
-            let mut bridges = std::mem::take(&mut self.bridges);
-            bridges.insert(bridge);
-            let guarded = std::mem::take(&mut self.guarded);
-            let ports = std::mem::take(&mut self.ports);
-            return self.replace(bridges, guarded, ports);
+            self.bridges.insert(bridge);
+            return self.restore();
         }
         let mut batch = Batch::new(&self.table);
         bridge_elements(&bridge, &mut |set, elements| {
             batch.add_elements(set, elements)
         });
-        let failed = self.failed("add a bridge to");
-        self.nft()?.commit(batch).map_err(failed)?;
-        self.bridges.insert(bridge);
-        Ok(())
+        self.change("add a bridge to", batch, |firewall| {
+            firewall.bridges.insert(bridge);
+        })
     }
 
     /// Forgets a bridge; with the last one the whole table goes.
@@ -248,10 +316,9 @@ impl Firewall {
         bridge_elements(&bridge, &mut |set, elements| {
             batch.delete_elements(set, elements);
         });
-        let failed = self.failed("remove a bridge from");
-        self.nft()?.commit(batch).map_err(failed)?;
-        self.bridges.remove(&bridge);
-        Ok(())
+        self.change("remove a bridge from", batch, |firewall| {
+            firewall.bridges.remove(&bridge);
+        })
     }
 
     /// The links that must not forward to each other although forwarding is on.
@@ -267,8 +334,7 @@ impl Firewall {
         }
         let mut batch = Batch::new(&self.table);
         batch.add_elements("guarded", &fresh);
-        let failed = self.failed("guard links by");
-        self.nft()?.commit(batch).map_err(failed)
+        self.change("guard links by", batch, |_| {})
     }
 
     /// Publishes all ports of a container in one transaction, in place of those it had.
@@ -285,14 +351,13 @@ impl Firewall {
         for (map, elements) in by_map(rules.iter()) {
             batch.add_elements(map, &elements);
         }
-        let failed = self.failed("publish ports by");
-        self.nft()?.commit(batch).map_err(failed)?;
-        if rules.is_empty() {
-            self.ports.remove(container);
-        } else {
-            self.ports.insert(container.to_owned(), rules);
-        }
-        Ok(())
+        self.change("publish ports by", batch, |firewall| {
+            if rules.is_empty() {
+                firewall.ports.remove(container);
+            } else {
+                firewall.ports.insert(container.to_owned(), rules);
+            }
+        })
     }
 
     /// The container that has published the port already.

@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod firewall;
 mod flows;
+mod flushed;
 mod host;
 mod ipam;
 mod journal;
@@ -32,6 +33,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,6 +76,7 @@ struct Inner {
     journal: Journal,
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
+    is_table_watched: AtomicBool,
     route: SharedRoute,
     flows: Flows,
     resolver: Arc<Resolver>,
@@ -124,6 +127,7 @@ impl Networks {
                 store,
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
+                is_table_watched: AtomicBool::new(false),
                 route: SharedRoute::default(),
                 flows: Flows::default(),
                 resolver: Arc::new(Resolver::new(resolv_conf)),
@@ -167,10 +171,18 @@ impl Networks {
         let rules = networks.iter().map(rule).collect();
         let guarded: BTreeSet<String> = known.guarded.iter().cloned().collect();
         firewall.replace(rules, guarded, ports)?;
+        self.watch_table(&firewall);
         for network in networks.iter().filter(|network| !network.config.internal) {
             self.forward(&mut firewall, network)?;
         }
         Ok(())
+    }
+
+    /// From the first time on that others could remove our table.
+    fn watch_table(&self, firewall: &Firewall) {
+        if firewall.is_exposed() && !self.inner.is_table_watched.swap(true, Ordering::Relaxed) {
+            flushed::watch(Arc::downgrade(&self.inner));
+        }
     }
 
     /// Removes links of our tag that belong to nothing recorded, and notes those that do.
@@ -325,6 +337,7 @@ impl Networks {
             .and_then(|_index| {
                 let mut firewall = lock(&self.inner.firewall);
                 firewall.add_bridge(rule(&record))?;
+                self.watch_table(&firewall);
                 if record.config.internal {
                     return Ok(());
                 }
@@ -491,6 +504,9 @@ impl Networks {
     /// What on this host will keep packets from containers although this engine lets them through,
     /// as sentences for the user.
     pub fn warnings(&self) -> Result<Vec<String>, NetworkError> {
+        if lock(&self.inner.state).networks.is_empty() {
+            return Ok(Vec::new());
+        }
         let drops = lock(&self.inner.firewall).foreign_drops()?;
         Ok(drops
             .into_iter()

@@ -2,6 +2,8 @@
 //!
 //! Knows packets and the names of sets; see `firewall` for what the sets hold.
 
+use std::net::Ipv6Addr;
+
 use crate::sys::nft::{
     Base, Batch, ChainKind, Conntrack, Datatype, Expression, Hook, Meta, Verdict,
 };
@@ -56,6 +58,25 @@ pub fn write(batch: &mut Batch) {
         steps.push(Expression::Verdict(Verdict::Drop));
         batch.add_rule("raw_prerouting", &steps);
     }
+
+    // An answer to ::1 is routed only if it came in by the loopback link, and there is no
+    // route_localnet for IPv6: a rewritten connection would hang. Left alone it meets the socket that
+    // reserves the port, and is refused at once.
+    let mut steps = network_protocol(NFPROTO_IPV6).to_vec();
+    steps.extend([
+        Expression::Payload {
+            base: Base::Network,
+            offset: 24,
+            length: 16,
+            to: 0,
+        },
+        Expression::Equal {
+            register: 0,
+            value: Ipv6Addr::LOCALHOST.octets().to_vec(),
+        },
+        Expression::Verdict(Verdict::Accept),
+    ]);
+    batch.add_rule("nat_output", &steps);
 
     for chain in ["nat_prerouting", "nat_output"] {
         const RTN_LOCAL: u32 = 2;

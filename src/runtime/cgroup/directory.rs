@@ -110,10 +110,13 @@ pub(super) fn all_processes(directory: BorrowedFd<'_>) -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// Moves the processes of a cgroup into a leaf `init` below it, as every nested engine has to: the
+/// Where processes go that stood in a cgroup which hands controllers down.
+pub(super) const LEAF: &str = "init";
+
+/// Moves the processes of a cgroup into a leaf below it, as every nested engine has to: the
 /// entry process of a container sits in what it sees as the root.
 pub(super) fn evacuate(directory: BorrowedFd<'_>) -> io::Result<()> {
-    let leaf = make_path(directory, Path::new("init"), |_, _| Ok(()))?;
+    let leaf = make_path(directory, Path::new(LEAF), |_, _| Ok(()))?;
     loop {
         let pids = processes(directory)?;
         if pids.is_empty() {

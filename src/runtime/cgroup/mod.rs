@@ -34,6 +34,7 @@ use self::directory::{
 pub use self::error::CgroupError;
 use self::hierarchy::Hierarchies;
 use crate::sys::bpf;
+use crate::sys::fallback::{self, Feature};
 
 /// How long the kernel gets to freeze or to let the last process go. Both take milliseconds unless
 /// a process is stuck inside a system call.
@@ -58,6 +59,28 @@ struct Member {
     directory: OwnedFd,
     /// Opened ahead: whoever enters may no longer see the hierarchy.
     procs: OwnedFd,
+}
+
+/// A cgroup inside a container's, see [`Cgroup::make_part`].
+#[derive(Debug)]
+pub struct Part {
+    name: String,
+    directory: OwnedFd,
+}
+
+impl Part {
+    /// The cgroup2 directory, for `CLONE_INTO_CGROUP`.
+    pub fn v2_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Sends SIGKILL to every process in it.
+    ///
+    /// # Errors
+    /// `ENOENT` before Linux 5.14.
+    pub fn kill_all(&self) -> io::Result<()> {
+        write_at(self.directory.as_fd(), "cgroup.kill", "1")
+    }
 }
 
 impl Cgroup {
@@ -207,12 +230,40 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Control`].
     pub fn kill_all(&self) -> Result<(), CgroupError> {
+        if fallback::is_forced(Feature::CgroupKill) {
+            return self.kill_one_by_one();
+        }
         match write_at(self.v2.as_fd(), "cgroup.kill", "1") {
             Ok(()) => Ok(()),
             // Linux < 5.14.
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.kill_one_by_one(),
             Err(source) => Err(self.control("cgroup.kill", source)),
         }
+    }
+
+    /// Makes a cgroup below, for processes that are to be found again together. Limits and rules of
+    /// this one hold there, too. A name that exists is used.
+    ///
+    /// # Errors
+    /// [`CgroupError::Create`].
+    pub fn make_part(&self, name: &str) -> Result<Part, CgroupError> {
+        let directory =
+            make_path(self.v2.as_fd(), Path::new(name), |_, _| Ok(())).map_err(|source| {
+                CgroupError::Create {
+                    path: self.path.join(name),
+                    controller: "cgroup2".to_owned(),
+                    source,
+                }
+            })?;
+        Ok(Part {
+            name: name.to_owned(),
+            directory,
+        })
+    }
+
+    /// Removes a part if nothing is in it; true when it is gone.
+    pub fn remove_part(&self, part: &Part) -> bool {
+        remove_tree(self.v2.as_fd(), Path::new(&part.name)).is_ok()
     }
 
     /// Stops every process below and returns when all of them stand still.
@@ -515,6 +566,45 @@ pub fn enter(path: &Path, pid: i32) -> Result<(), CgroupError> {
     })?;
     write_at(directory.as_fd(), "cgroup.procs", &pid.to_string())
         .map_err(|source| CgroupError::Enter { path, pid, source })
+}
+
+/// Takes the process out of a cgroup that [`enter`] made, and removes the directories of that path
+/// that have nothing else in them. The process goes to the hierarchy's root, where one that is about
+/// to end disturbs nobody.
+///
+/// # Errors
+/// [`CgroupError::Enter`] if it cannot be moved.
+pub fn leave(path: &Path, pid: i32) -> Result<(), CgroupError> {
+    let path = plain(path)?;
+    let hierarchies = Hierarchies::discover()?;
+    let root = hierarchies.v2.as_fd();
+    match write_at(root, "cgroup.procs", &pid.to_string()) {
+        // What we see as the root is a container's cgroup, and controllers were handed down: its
+        // processes are in the leaf that `evacuate` made.
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+            open_directory(root, Path::new(directory::LEAF))
+                .and_then(|leaf| write_at(leaf.as_fd(), "cgroup.procs", &pid.to_string()))
+        }
+        moved => moved,
+    }
+    .map_err(|source| CgroupError::Enter {
+        path: PathBuf::from("/"),
+        pid,
+        source,
+    })?;
+    // Containers that go on without an engine keep their directories: a cgroup that is not empty
+    // cannot be removed.
+    let flags = rustix::fs::AtFlags::REMOVEDIR;
+    for directory in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
+        let _ = rustix::fs::unlinkat(&hierarchies.v2, directory, flags);
+        for mount in limits::CONTROLLERS
+            .iter()
+            .filter_map(|controller| hierarchies.v1(controller))
+        {
+            let _ = rustix::fs::unlinkat(CWD, mount.join(directory), flags);
+        }
+    }
+    Ok(())
 }
 
 /// Strips the leading `/`; refuses what could lead elsewhere.

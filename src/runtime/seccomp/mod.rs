@@ -21,7 +21,7 @@ mod tree;
 #[cfg(test)]
 mod interpreter;
 
-pub use profile::{Environment, ProfileError, kernel_version, parse, profile};
+pub use profile::{Environment, ProfileError, is_default_for, kernel_version, parse, profile};
 
 use std::io;
 use std::sync::OnceLock;

@@ -111,6 +111,15 @@ pub fn profile(capabilities: &Capabilities) -> LinuxSeccomp {
     })
 }
 
+/// Whether [`profile`] of these is that of Docker's default capabilities: many, like `NET_ADMIN`,
+/// open no system call.
+pub fn is_default_for(capabilities: &Capabilities) -> bool {
+    let defaults = crate::runtime::capabilities::defaults();
+    BY_CAPABILITY
+        .iter()
+        .all(|(capability, _)| capabilities.contains(capability) == defaults.contains(capability))
+}
+
 /// What the conditions of a profile look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Environment<'a> {

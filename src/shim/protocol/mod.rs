@@ -154,10 +154,19 @@ pub enum Call {
         tty: bool,
         /// `(columns, rows)`.
         size: Option<(u16, u16)>,
+        /// Keep it and all that it starts apart from the rest, so that [`Call::KillExec`] finds
+        /// them.
+        #[serde(default)]
+        apart: bool,
     },
     SignalExec {
         exec_id: String,
         signal: i32,
+    },
+    /// SIGKILL to an exec and, if it was started `apart`, to all that it has started, wherever in
+    /// the process tree that has gone.
+    KillExec {
+        exec_id: String,
     },
     /// Ask for the writing end of the container's stdin (or the pty's master side): comes beside
     /// the answer.

@@ -286,6 +286,7 @@ fn exec_call(id: &str, args: Value, tty: bool) -> Call {
         group_add: Vec::new(),
         tty,
         size,
+        apart: false,
     }
 }
 
@@ -493,7 +494,8 @@ fn privileged_a_dead_engine_is_started_again() {
         running.shim_pid().to_string(),
         "the engine is the shim's child"
     );
-    assert_eq!(fds.matches("/dev/null").count(), 3, "{fds}");
+    assert_eq!(fds.matches("/dev/null").count(), 2, "{fds}");
+    assert!(fds.contains("/engine.log"), "its last words: {fds}");
     assert!(
         !fds.contains("socket") && !fds.contains("pipe") && !fds.contains("/log"),
         "{fds}"
@@ -702,4 +704,94 @@ fn privileged_propagation_is_what_was_asked_for() {
     );
     running.release();
     rustix::mount::unmount(&shared, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// A probe that ran out of time is killed with all that it has started, wherever that went; what
+/// the container itself runs is not.
+#[test]
+fn privileged_l17_an_exec_apart_is_killed_with_its_whole_tree() {
+    if !is_privileged() {
+        return;
+    }
+    let rig = Rig::new();
+    let mut running = rig.spawn("sleep 4001", |_| {});
+    let init = running.started().pid;
+    let null = fd::null().unwrap();
+    // A child in another session whose parent has gone: only the cgroup still knows it.
+    let script = "(setsid sleep 4002 &) ; sleep 4003 & sleep 4004";
+    let mut call = exec_call("probe-1", json!(["sh", "-c", script]), false);
+    let Call::Exec { apart, .. } = &mut call else {
+        panic!("{call:?}")
+    };
+    *apart = true;
+    let (answer, _) = running.call(call, &[null.as_fd(), null.as_fd(), null.as_fd()]);
+    assert!(matches!(answer, Answer::Exec { .. }), "{answer:?}");
+
+    let container = cgroup2_of(init);
+    let alive = || -> Vec<String> {
+        let mut found: Vec<String> = members(&container)
+            .into_iter()
+            .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok())
+            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+            .filter(|line| line.starts_with("sleep "))
+            .collect();
+        found.sort();
+        found
+    };
+    wait_for(|| alive().len() == 4);
+    running.done(Call::KillExec {
+        exec_id: "probe-1".into(),
+    });
+    assert_eq!(running.exec_exited(), 137);
+    wait_for(|| alive() == ["sleep 4001 "]);
+    // The part goes at the latest with the next exec that ends.
+    wait_for(|| {
+        let call = exec_call("x", json!(["true"]), false);
+        running.call(call, &[null.as_fd(), null.as_fd(), null.as_fd()]);
+        running.exec_exited();
+        std::fs::read_dir(&container)
+            .unwrap()
+            .all(|entry| !entry.unwrap().file_type().unwrap().is_dir())
+    });
+    running.done(Call::Signal {
+        signal: libc::SIGKILL,
+        all: true,
+    });
+    assert_eq!(running.exited().code, 137);
+}
+
+/// The process's directory in the cgroup2 hierarchy.
+fn cgroup2_of(pid: i32) -> std::path::PathBuf {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = line.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields[2] == "cgroup2")
+        .map(|fields| fields[1].to_owned());
+    std::path::Path::new(&mount.unwrap()).join(path.unwrap())
+}
+
+/// Everything in a cgroup and below.
+fn members(cgroup: &std::path::Path) -> Vec<i32> {
+    let own = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<i32> = own.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            pids.extend(members(&entry.path()));
+        }
+    }
+    pids
+}
+
+fn wait_for(mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !is_so() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it did not come to be"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }

@@ -20,6 +20,7 @@ fn exec(user: Option<&str>, group_add: &[&str], args: Value) -> Call {
         group_add: group_add.iter().map(|group| (*group).to_owned()).collect(),
         tty: false,
         size: None,
+        apart: false,
     }
 }
 
