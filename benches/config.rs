@@ -70,7 +70,7 @@ services:
     text
 }
 
-/// The shortest time of several runs.
+/// The shortest time of several runs, as the clock on the wall tells it.
 fn best(n: usize, mut run: impl FnMut()) -> Duration {
     let one = |_| {
         let start = Instant::now();
@@ -80,8 +80,23 @@ fn best(n: usize, mut run: impl FnMut()) -> Duration {
     (0..n).map(one).min().unwrap_or_default()
 }
 
+/// The least CPU time of several runs. Loading is one thread's work, so on an idle machine this is
+/// what the clock shows; on a busy one the clock would show the neighbours.
+fn least(n: usize, mut run: impl FnMut()) -> Duration {
+    let now = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+    };
+    let one = |_| {
+        let start = now();
+        run();
+        now().saturating_sub(start)
+    };
+    (0..n).map(one).min().unwrap_or_default()
+}
+
 fn load(directory: &Path) -> Duration {
-    best(20, || {
+    least(20, || {
         let options = LoadOptions::new(directory.to_owned(), BTreeMap::new());
         let loaded = compose::load(&options, &HostFiles);
         assert!(loaded.project.is_some(), "{:?}", loaded.diagnostics.first());
@@ -92,7 +107,7 @@ fn print(directory: &Path) -> Duration {
     let options = LoadOptions::new(directory.to_owned(), BTreeMap::new());
     let loaded = compose::load(&options, &HostFiles);
     let project = loaded.project.expect("the file is sound");
-    best(20, || {
+    least(20, || {
         assert!(!to_yaml(&project, PrintOptions::default()).is_empty());
     })
 }

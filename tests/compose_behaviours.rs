@@ -1499,3 +1499,514 @@ fn explain_names_every_file_that_had_a_part() {
         })
     );
 }
+
+fn several(files: &[(&str, &str)], names: &[&str]) -> Loaded {
+    let mut options = options(&[("FOO", "foo")]);
+    options.files = names.iter().map(PathBuf::from).collect();
+    load(&options, files)
+}
+
+#[test]
+fn order_of_phases_section_0() {
+    // P1, P4: an override alone need not be valid, and is interpolated before it is merged.
+    let loaded = several(
+        &[
+            (
+                "a.yaml",
+                "services: {a: {image: i, labels: {x: '${FOO}'}}}\n",
+            ),
+            (
+                "b.yaml",
+                "services: {a: {ports: ['80:80'], labels: {y: $$FOO}}}\n",
+            ),
+        ],
+        &["a.yaml", "b.yaml"],
+    );
+    let a = document(&loaded)["services"]["a"].clone();
+    assert_eq!(a["labels"], json!({"x": "foo", "y": "$FOO"}), "P1 P4");
+    // P4: an anchor is known in its own file only.
+    let loaded = several(
+        &[
+            ("a.yaml", "x-a: &a {b: c}\nservices: {a: {image: i}}\n"),
+            ("b.yaml", "services: {a: {labels: *a}}\n"),
+        ],
+        &["a.yaml", "b.yaml"],
+    );
+    assert!(!errors(&loaded).is_empty(), "P4");
+    // P2: defaults come after the merge, so `protocol` of the second file is no duplicate.
+    let loaded = two(
+        "ports: [{target: 80, published: '80'}]",
+        "ports: [{target: 80, published: '80', protocol: tcp}]",
+    );
+    let ports = document(&loaded)["services"]["a"]["ports"].clone();
+    assert_eq!(ports.as_array().map(Vec::len), Some(1), "P2");
+    // P3: names are made once for the whole project; profiles come before the checks.
+    check(&[(
+        "P3",
+        "services: {a: {image: i}, b: {profiles: [p], image: i, networks: [gone]}}",
+        "/networks/default/name",
+        json!("p_default"),
+    )]);
+}
+
+#[test]
+fn directories_and_names_section_1() {
+    let yaml = "services: {a: {image: i, volumes: ['./d:/d']}}\n";
+    let source = |loaded: &Loaded| {
+        document(loaded)["services"]["a"]["volumes"][0]["source"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    // F5: all files resolve against the directory of the first one.
+    let loaded = several(
+        &[
+            ("sub/a.yaml", yaml),
+            ("b.yaml", "services: {a: {user: u}}\n"),
+        ],
+        &["sub/a.yaml", "b.yaml"],
+    );
+    assert_eq!(source(&loaded).as_deref(), Some("/p/sub/d"), "F5");
+    let mut elsewhere = options(&[]);
+    elsewhere.files = vec!["sub/a.yaml".into()];
+    elsewhere.project_directory = Some("/p/else".into());
+    let loaded = load(&elsewhere, &[("sub/a.yaml", yaml)]);
+    assert_eq!(source(&loaded).as_deref(), Some("/p/else/d"), "F5");
+    assert_eq!(
+        loaded.project.map(|p| p.name.to_string()).as_deref(),
+        Some("else"),
+        "F5 F6"
+    );
+    // F8: the root directory has no name.
+    let mut root = options(&[]);
+    root.project_directory = Some("/".into());
+    root.files = vec!["a.yaml".into()];
+    let loaded = load(&root, &[("a.yaml", yaml)]);
+    assert_eq!(errors(&loaded), ["project name must not be empty"], "F8");
+    // F10: once per file.
+    let loaded = several(
+        &[
+            (
+                "a.yaml",
+                "version: '3'\nservices: {a: {image: i}}\n---\nversion: '3'\n",
+            ),
+            ("b.yaml", "version: 2.4\nservices: {a: {user: u}}\n"),
+        ],
+        &["a.yaml", "b.yaml"],
+    );
+    let count = loaded
+        .diagnostics
+        .iter()
+        .filter(|d| d.code == "obsolete-version")
+        .count();
+    assert_eq!(count, 2, "F10");
+    assert_eq!(document(&loaded).get("version"), None, "F10");
+    // E5: the tool's own variables of .env are handed on with the rest. E6: PWD is always there.
+    let loaded = load(
+        &options(&[]),
+        &[
+            ("compose.yaml", "services: {a: {image: 'i:$PWD'}}\n"),
+            (".env", "COMPOSE_REMOVE_ORPHANS=1\n"),
+        ],
+    );
+    assert_eq!(loaded.environment["COMPOSE_REMOVE_ORPHANS"], "1", "E5");
+    assert_eq!(document(&loaded)["services"]["a"]["image"], "i:/p", "E6");
+}
+
+#[test]
+fn a_linked_directory_is_named_by_its_link_f8_and_watched_paths_lose_theirs_h1() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let at = |name: &str| root.path().canonicalize().expect("it is there").join(name);
+    std::fs::create_dir_all(at("real/src/deep")).expect("it is made");
+    std::os::unix::fs::symlink(at("real"), at("link")).expect("a link");
+    std::os::unix::fs::symlink(at("real/src"), at("real/code")).expect("a link");
+    std::fs::write(
+        at("real/compose.yaml"),
+        "services:\n  a:\n    build: .\n    develop:\n      watch:\n        - {path: code/deep, action: rebuild}\n        - {path: ./src, action: rebuild}\n        - {path: absent, action: rebuild}\n",
+    )
+    .expect("it is written");
+    let load_in = |name: &str| {
+        let options = LoadOptions::new(at(name), BTreeMap::new());
+        compose::load(&options, &source::files::HostFiles)
+    };
+    let loaded = load_in("link");
+    assert!(
+        loaded
+            .diagnostics
+            .iter()
+            .any(|d| d.code == "symlinked-directory"),
+        "F8"
+    );
+    assert_eq!(
+        loaded.project.map(|p| p.name.to_string()).as_deref(),
+        Some("link"),
+        "F8"
+    );
+    let paths = |loaded: &Loaded| -> Vec<String> {
+        let rules = document(loaded)["services"]["a"]["develop"]["watch"].clone();
+        let rules = rules.as_array().cloned().unwrap_or_default();
+        rules
+            .iter()
+            .filter_map(|r| Some(r["path"].as_str()?.to_owned()))
+            .collect()
+    };
+    let real = |name: &str| at("real").join(name).to_string_lossy().into_owned();
+    let expected = [real("src/deep"), real("src"), real("absent")];
+    assert_eq!(paths(&load_in("real")), expected, "H1");
+    let first_only = [real("code/deep"), real("src"), real("absent")];
+    assert_eq!(
+        paths(&load_in("link")),
+        first_only,
+        "H1: the first link of a path is resolved"
+    );
+}
+
+#[test]
+fn what_is_interpolated_section_4() {
+    check(&[
+        (
+            "I7",
+            "services: {a: {image: i, command: ['$FOO'], labels: ['k=$FOO'], environment: {$FOO: $FOO}}}",
+            "/services/a",
+            json!({"command": ["foo"], "entrypoint": null, "environment": {"$FOO": "foo"}, "image": "i", "labels": {"k": "foo"}, "networks": {"default": null}}),
+        ),
+        (
+            "I10",
+            "services: {a: {image: 'i:${foo-case}'}}",
+            "/services/a/image",
+            json!("i:case"),
+        ),
+    ]);
+    // Y8, X1: null alone is completed by another file or a base.
+    let loaded = several(
+        &[
+            (
+                "a.yaml",
+                "services: {a: , b: {extends: c}, c: {image: i}}\n",
+            ),
+            ("b.yaml", "services: {a: {image: i}}\n"),
+        ],
+        &["a.yaml", "b.yaml"],
+    );
+    assert_eq!(document(&loaded)["services"]["a"]["image"], "i", "Y8");
+    assert_eq!(
+        document(&loaded)["services"]["b"]["image"],
+        "i",
+        "X1: a name alone"
+    );
+}
+
+#[test]
+fn forms_of_extends_and_include_sections_7_and_8() {
+    // X1: the file may be this one; the base's own `extends.file` is relative to the base.
+    let loaded = load(
+        &options(&[]),
+        &[
+            (
+                "compose.yaml",
+                "services:\n  a: {extends: {file: sub/b.yaml, service: b}}\n  z: {image: z}\n",
+            ),
+            (
+                "sub/b.yaml",
+                "services:\n  b: {extends: {file: c.yaml, service: c}, links: [z], depends_on: [z], network_mode: 'service:z', volumes_from: [z]}\n",
+            ),
+            ("sub/c.yaml", "services: {c: {image: i}}\n"),
+        ],
+    );
+    let a = document(&loaded)["services"]["a"].clone();
+    assert_eq!(a["image"], "i", "X1");
+    for key in ["links", "depends_on", "network_mode", "volumes_from"] {
+        assert!(!a[key].is_null(), "X8: {key}");
+    }
+    // X5: what the base names must be in the main model.
+    let base = (
+        "b.yaml",
+        "networks: {n: {}}\nservices: {b: {image: i, networks: [n], volumes: ['v:/v']}}\nvolumes: {v: {}}\n",
+    );
+    let yaml = "services: {a: {extends: {file: b.yaml, service: b}}}\n";
+    let found = errors(&load(&options(&[]), &[("compose.yaml", yaml), base]));
+    assert!(
+        found
+            .iter()
+            .any(|e| e.contains("refers to undefined network n")),
+        "X5 {found:?}"
+    );
+
+    // N1: a path, a list of paths, a directory, env files.
+    let files = [
+        (
+            "compose.yaml",
+            "include:\n  - one.yaml\n  - path: [sub/two.yaml, sub/over.yaml]\n    project_directory: dir\n    env_file: [my.env]\nservices: {}\n",
+        ),
+        (
+            "one.yaml",
+            "services: {one: {image: i, volumes: ['./x:/x']}}\n",
+        ),
+        (
+            "sub/two.yaml",
+            "services: {two: {image: 'i:$V', volumes: ['./x:/x']}}\nsecrets: {s: {environment: TOKEN}}\n",
+        ),
+        (
+            "sub/over.yaml",
+            "services: {two: {user: u, secrets: [s]}}\n",
+        ),
+        ("my.env", "V=2\nTOKEN=from-the-include\n"),
+    ];
+    let loaded = load(&options(&[]), &files);
+    let all = document(&loaded)["services"].clone();
+    assert_eq!(all["one"]["volumes"][0]["source"], "/p/x", "N1");
+    assert_eq!(all["two"]["volumes"][0]["source"], "/p/dir/x", "N1 N2");
+    assert_eq!(
+        (&all["two"]["image"], &all["two"]["user"]),
+        (&json!("i:2"), &json!("u")),
+        "N1"
+    );
+    let mut project = loaded.project.expect("it loads");
+    compose::resolve_environment_objects(&mut project, &loaded.environment).expect("it is set");
+    assert_eq!(
+        project.secrets["s"].content.as_deref(),
+        Some("from-the-include"),
+        "N5"
+    );
+
+    // M13: a reset of what the same file's include and an earlier file say.
+    let loaded = several(
+        &[
+            (
+                "a.yaml",
+                "services: {web: {image: i, ports: ['80:80'], user: u}}\n",
+            ),
+            (
+                "b.yaml",
+                "include: [inc.yaml]\nservices: {web: {ports: !reset [], user: !override v}}\n",
+            ),
+            (
+                "inc.yaml",
+                "services: {web: {image: j, ports: ['81:81']}}\n",
+            ),
+        ],
+        &["a.yaml", "b.yaml"],
+    );
+    let web = document(&loaded)["services"]["web"].clone();
+    assert_eq!(web.get("ports"), None, "M13");
+    assert_eq!(web["user"], "v", "M13");
+}
+
+#[test]
+fn paths_section_11() {
+    let mut options = options(&[("HOME", "/h")]);
+    let yaml = "services:\n  a:\n    image: i\n    security_opt: ['seccomp:./s.json']\n    build:\n      context: ~/c\n      dockerfile: ./D\n      additional_contexts: {u: 'https://x/y.git', d: ./d, s: 'service:b'}\n      ssh: [k=./key]\n    volumes: ['~/v:/v', 'C:\\x:/w', {type: volume, source: v, target: /s, volume: {subpath: ./s}}]\n  b: {build: 'git@github.com:x/y.git'}\nvolumes: {v: {driver_opts: {o: 'bind', device: ./dev}}}\nconfigs: {c: {file: ./f}}\n";
+    options.all_resources = true;
+    let loaded = load(&options, &[("compose.yaml", yaml)]);
+    let found = document(&loaded);
+    let a = &found["services"]["a"];
+    assert_eq!(a["build"]["context"], "/h/c", "H2");
+    assert_eq!(
+        a["build"]["additional_contexts"],
+        json!({"d": "/p/d", "s": "service:b", "u": "https://x/y.git"}),
+        "H1 H2"
+    );
+    assert_eq!(a["volumes"][0]["source"], "/h/v", "H2");
+    assert_eq!(a["volumes"][1]["source"], "C:\\x", "H2");
+    assert_eq!(
+        found["services"]["b"]["build"]["context"], "git@github.com:x/y.git",
+        "H2"
+    );
+    assert_eq!(a["build"]["dockerfile"], "./D", "H3");
+    assert_eq!(a["security_opt"], json!(["seccomp:./s.json"]), "H3");
+    assert_eq!(a["volumes"][2]["volume"]["subpath"], "./s", "H3");
+    assert_eq!(
+        found["volumes"]["v"]["driver_opts"]["device"], "/p/dev",
+        "H1"
+    );
+    assert_eq!(found["configs"]["c"]["file"], "/p/f", "H1");
+    options
+        .environment
+        .insert("COMPOSE_CONVERT_WINDOWS_PATHS".into(), "1".into());
+    let loaded = load(&options, &[("compose.yaml", yaml)]);
+    assert_eq!(
+        document(&loaded)["services"]["a"]["volumes"][1]["source"],
+        "/c/x",
+        "H4"
+    );
+}
+
+#[test]
+fn normalisation_and_mismatches_sections_12_and_21() {
+    check(&[
+        (
+            "V5",
+            "services: {a: {image: i, pre_start: [{command: x}], build: {context: ., args: [FOO, GONE, X=1]}}}",
+            "/services/a/build/args",
+            json!({"FOO": "foo", "X": "1"}),
+        ),
+        (
+            "V5",
+            "services: {a: {image: i, pre_start: [{command: x}]}}",
+            "/services/a/pre_start/0/image",
+            json!("i"),
+        ),
+        (
+            "Z1",
+            "services: {a: {image: i, pull_refresh_after: 1d, models: {m: }, build: {context: ., no_cache_filter: s}}}\nmodels: {m: {model: x}}",
+            "/services/a/build/no_cache_filter",
+            json!(["s"]),
+        ),
+        (
+            "Z6",
+            "services: {a: {image: i, models: [m]}}\nmodels: {m: {model: x}}",
+            "/models/m/model",
+            json!("x"),
+        ),
+        (
+            "Z5",
+            "services: {a: {build: ., develop: {watch: [{path: ., target: /x, action: sync+exec, initial_sync: true, exec: {command: x}}]}}}",
+            "/services/a/develop/watch/0/initial_sync",
+            json!(true),
+        ),
+    ]);
+    // Z2: the local file is an override of what it includes, never a conflict; N3: the earlier of
+    // two includes wins.
+    let loaded = load(
+        &options(&[]),
+        &[
+            (
+                "compose.yaml",
+                "include: [one.yaml, two.yaml]\nservices: {a: {user: local}}\n",
+            ),
+            ("one.yaml", "services: {a: {image: one, user: one}}\n"),
+            ("two.yaml", "services: {a: {image: two, hostname: two}}\n"),
+        ],
+    );
+    let a = document(&loaded)["services"]["a"].clone();
+    assert_eq!(
+        (&a["image"], &a["user"], &a["hostname"]),
+        (&json!("one"), &json!("local"), &json!("two")),
+        "Z2 N3"
+    );
+    // Z4: an override replaces a limit whole.
+    let loaded = two(
+        "ulimits: {n: {soft: 1, hard: 2}}",
+        "ulimits: {n: {soft: 1}}",
+    );
+    assert!(
+        errors(&loaded)[0].contains("ulimits.n hard is required"),
+        "Z4"
+    );
+}
+
+#[test]
+fn a_later_file_mends_a_bad_value() {
+    let bad = "mem_limit: lots\ncommand: \"a 'b\"\nshm_size: huge\n";
+    let loaded = two(bad, "mem_limit: 1m\ncommand: [c]\nshm_size: !reset null");
+    assert_eq!(errors(&loaded), Vec::<String>::new());
+    assert_eq!(document(&loaded)["services"]["a"]["mem_limit"], "1048576");
+    let found = errors(&two(bad, "tty: true"));
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
+#[test]
+fn a_bare_name_after_oci_is_a_tag() {
+    let files = [
+        (
+            "compose.yaml",
+            "services: {a: {image: 'oci:layout'}, b: {image: 'oci:other'}}\n",
+        ),
+        ("layout/index.json", "{}"),
+    ];
+    let loaded = load(&options(&[]), &files);
+    assert_eq!(document(&loaded)["services"]["a"]["image"], "oci:layout");
+    let warned: Vec<&str> = loaded.diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(warned, ["bare-layout"]);
+}
+
+#[test]
+fn long_numbers_are_printed_as_the_reference_prints_them() {
+    let yaml = "x-a: 1000000.0\nx-b: 1234567.5\nx-c: 999999.5\nx-d: 1.0\nservices: {a: {image: i, environment: {A: 1e6, B: 100000.5}}}\n";
+    let loaded = load(&options(&[]), &[("compose.yaml", yaml)]);
+    let project = loaded.project.as_ref().expect("it loads");
+    let text = to_yaml(project, PrintOptions::default());
+    for line in [
+        "x-a: 1e+06\n",
+        "x-b: 1.2345675e+06\n",
+        "x-c: 999999.5\n",
+        "x-d: 1\n",
+        "A: \"1e+06\"\n",
+        "B: \"100000.5\"\n",
+    ] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+    assert_eq!(
+        document(&loaded)["x-a"],
+        1_000_000,
+        "JSON has no short form for it"
+    );
+}
+
+#[test]
+fn secrets_do_not_show_in_messages() {
+    let yaml = "services:\n  a:\n    image: i\n    environment:\n      - DB_PASSWORD =hunter2\n";
+    let loaded = load(&options(&[]), &[("compose.yaml", yaml)]);
+    let shown = source::render(&loaded.diagnostics, &loaded.sources, false);
+    assert!(
+        shown.contains("DB_PASSWORD") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+/// Every behaviour of the list has a row somewhere, by its id.
+#[test]
+fn every_behaviour_has_a_row() {
+    let texts = [
+        include_str!("compose_behaviours.rs"),
+        include_str!("compose_cases.rs"),
+        include_str!("compose_remote.rs"),
+        include_str!("../src/source/dotenv.rs"),
+        include_str!("../src/source/interpolate.rs"),
+        include_str!("../src/cli/config.rs"),
+    ];
+    // In the tests of the modules, not in their comments.
+    let rows: Vec<&str> = texts
+        .iter()
+        .enumerate()
+        .map(|(at, text)| match at {
+            0..3 => *text,
+            _ => text.find("mod tests {").map_or(*text, |at| &text[at..]),
+        })
+        .collect();
+    let decisions = include_str!("../docs/compose-decisions.md");
+    let has = |text: &str, id: &str| {
+        text.match_indices(id).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + id.len()..].chars().next();
+            !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(|c| c.is_ascii_digit())
+        })
+    };
+    let sections = [
+        ("P", 6),
+        ("F", 12),
+        ("E", 12),
+        ("D", 7),
+        ("I", 12),
+        ("Y", 8),
+        ("M", 14),
+        ("X", 8),
+        ("N", 6),
+        ("S", 6),
+        ("C", 20),
+        ("H", 4),
+        ("V", 9),
+        ("Z", 7),
+    ];
+    let mut missing = Vec::new();
+    for (letter, count) in sections {
+        for number in 1..=count {
+            let id = format!("{letter}{number}");
+            // The help text of `wait` is no loader's business.
+            let is_elsewhere = id == "Z3" && has(decisions, &id);
+            if !is_elsewhere && !rows.iter().any(|text| has(text, &id)) {
+                missing.push(id);
+            }
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}

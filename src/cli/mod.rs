@@ -17,6 +17,7 @@ mod ls;
 mod output;
 mod project;
 mod ps;
+pub mod remote;
 mod restart;
 mod schema;
 mod start;
@@ -155,7 +156,7 @@ fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(),
     let code = config::run(
         project::options(context),
         arguments,
-        &crate::source::files::HostFiles,
+        &remote::RemoteFiles::cached(),
         &lookups,
         context.output.ansi.stderr().is_on,
         &mut std::io::stdout().lock(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::globals::Context;
 use super::output::{Failure, Kind};
+use super::remote::RemoteFiles;
 use crate::compose::{self, LoadOptions, Project, ProjectName};
 use crate::source::files::HostFiles;
 use crate::source::{self, Diagnostic};
@@ -35,9 +36,23 @@ pub fn options(context: &Context) -> LoadOptions {
 /// The named services are selected with what they depend on, whatever their profiles; the others
 /// stay known as disabled, so that their containers are no orphans.
 pub fn load(context: &Context, services: &[String]) -> Result<Project, Failure> {
+    load_from(context, services, &RemoteFiles::cached())
+}
+
+/// The same for a command that changes things, and may therefore fetch what the files name on
+/// other machines.
+pub fn load_and_fetch(context: &Context, services: &[String]) -> Result<Project, Failure> {
+    load_from(context, services, &RemoteFiles::fetching())
+}
+
+fn load_from(
+    context: &Context,
+    services: &[String],
+    files: &RemoteFiles,
+) -> Result<Project, Failure> {
     let mut options = options(context);
     options.services = services.to_vec();
-    let loaded = compose::load(&options, &HostFiles);
+    let loaded = compose::load(&options, files);
     let is_missing = has_no_file(&loaded.diagnostics);
     if !loaded.diagnostics.is_empty() && !is_missing {
         let palette = context.output.ansi.stderr();

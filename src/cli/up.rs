@@ -142,7 +142,7 @@ fn scale(text: &str) -> Result<(String, u32), String> {
 impl Up {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         self.check()?;
-        let project = project::load(context, &self.services)?;
+        let project = project::load_and_fetch(context, &self.services)?;
         if self.build
             && let Some((name, _)) = project.services.iter().find(|(_, s)| s.build.is_some())
         {

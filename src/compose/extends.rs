@@ -157,8 +157,7 @@ fn base(
     let target = match named.and_then(Node::as_str) {
         None => file.to_owned(),
         Some(text) if is_remote(text) => {
-            session.diagnostics.push(remote(text, extends.span));
-            return None;
+            session.remote(text, Some(extends.span), model.environment)?
         }
         // Inside a base file the path is already resolved against that file.
         Some(text) => {
@@ -272,18 +271,8 @@ pub fn is_remote(reference: &str) -> bool {
         || is_remote_context(reference) && !reference.starts_with("service:")
 }
 
-/// The answer to remote files: the loader reads this machine only.
-pub fn remote(reference: &str, at: Span) -> Diagnostic {
-    Diagnostic::error(
-        "remote-file",
-        format!("remote resource {} is not supported", clean_url(reference)),
-    )
-    .at(at)
-    .help("check it out beside the Compose file and name the local path")
-}
-
-fn clean_url(reference: &str) -> String {
-    // Credentials in a URL must not reach a log.
+/// A URL, or a sentence with one, without the user and password in it: they must not reach a log.
+pub fn clean_url(reference: &str) -> String {
     match (reference.find("://"), reference.find('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
             format!("{}://{}", &reference[..scheme], &reference[at + 1..])

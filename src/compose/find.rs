@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::admit::{Environment, Places};
-use super::extends::clean_path;
+use super::extends::{clean_path, is_remote};
 use super::model::{STDIN, Session};
 use super::{InvalidProjectName, ProjectName};
 use crate::source::{Diagnostic, Files, Node, Span, dotenv, interpolate};
@@ -68,7 +68,8 @@ impl LoadOptions {
     }
 }
 
-const DEFAULT_FILES: [&str; 4] = [
+/// The names that a Compose file has when none is given, in the order of preference.
+pub const DEFAULT_FILES: [&str; 4] = [
     "compose.yaml",
     "compose.yml",
     "docker-compose.yml",
@@ -160,18 +161,31 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
         searched = true;
         search(session, &start)
     };
+    // Files on other machines say nothing about the project's directory (F5).
+    let mut remote = Vec::new();
     if !searched {
-        for file in &mut files {
-            if file.as_os_str() != STDIN {
-                *file = absolute(file);
+        files.retain_mut(|file| {
+            if file.as_os_str() == STDIN {
+                return true;
             }
-        }
+            match file.to_str().filter(|text| is_remote(text)) {
+                None => *file = absolute(file),
+                Some(reference) => match session.remote(reference, None, &environment) {
+                    None => return false,
+                    Some(local) => {
+                        remote.push(local.clone());
+                        *file = local;
+                    }
+                },
+            }
+            true
+        });
     }
     let directory = match &options.project_directory {
         Some(directory) => absolute(directory),
         None => files
             .iter()
-            .find(|f| f.as_os_str() != STDIN)
+            .find(|f| f.as_os_str() != STDIN && !remote.contains(f))
             .and_then(|f| f.parent())
             .map_or_else(|| options.current_dir.clone(), Path::to_owned),
     };

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::admit::{Environment, Places};
-use super::extends::{is_remote, remote};
+use super::extends::is_remote;
 use super::merge;
 use super::model::{Model, Session};
 use super::paths::Resolver;
@@ -159,8 +159,8 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
     let mut files = Vec::new();
     for text in &item.paths {
         if is_remote(text) {
-            session.diagnostics.push(remote(text, item.span));
-            return None;
+            files.push(session.remote(text, Some(item.span), model.environment)?);
+            continue;
         }
         files.push(PathBuf::from(resolver.resolve(text)));
     }

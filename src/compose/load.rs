@@ -98,7 +98,9 @@ fn project(
     found: &mut find::Found,
 ) -> (Option<Project>, Vec<String>) {
     if found.files.is_empty() {
-        session.diagnostics.push(no_file());
+        if !session.is_partial {
+            session.diagnostics.push(no_file());
+        }
         return (None, Vec::new());
     }
     let name = find::name(session, options, found);

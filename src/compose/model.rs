@@ -142,6 +142,57 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The local copy of a file on another machine; why there is none is reported.
+    pub fn remote(
+        &mut self,
+        reference: &str,
+        named_at: Option<Span>,
+        environment: &Environment,
+    ) -> Option<PathBuf> {
+        let shown = extends::clean_url(reference);
+        let is_oci = reference.starts_with("oci://");
+        let switch = match is_oci {
+            true => "COMPOSE_EXPERIMENTAL_OCI_REMOTE",
+            false => "COMPOSE_EXPERIMENTAL_GIT_REMOTE",
+        };
+        let is_off = environment
+            .get(switch)
+            .is_some_and(|v| matches!(v.as_str(), "0" | "false" | "False" | "FALSE" | "f"));
+        let found = match is_off {
+            true => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("switched off by {switch}"),
+            )),
+            false => self.files.remote(reference),
+        };
+        let error = match found {
+            Ok(path) => return Some(path),
+            Err(error) => error,
+        };
+        self.is_partial = true;
+        let diagnostic = match error.kind() {
+            io::ErrorKind::Unsupported => Diagnostic::error(
+                "remote-file",
+                format!("remote resource {shown} is not supported"),
+            )
+            .help("check it out beside the Compose file and name the local path"),
+            io::ErrorKind::NotFound => Diagnostic::error(
+                "remote-file",
+                format!("remote resource {shown} has not been fetched: {error}"),
+            )
+            .help("`wharf up` fetches it; commands that only read never do"),
+            _ => Diagnostic::error(
+                "remote-file",
+                format!("cannot fetch remote resource {shown}: {error}"),
+            ),
+        };
+        self.diagnostics.push(match named_at {
+            Some(span) => diagnostic.at(span),
+            None => diagnostic,
+        });
+        None
+    }
+
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
         self.is_partial = true;
         let code = match error.kind() {

@@ -77,7 +77,7 @@ impl Printer {
             Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
             Value::Int(value) => Json::from(*value),
-            Value::Float(value) => number(*value),
+            Value::Float(value) => number(*value, self.form),
             Value::Text(text) => self.text(text),
             Value::List(list) => list.iter().map(|n| self.any(n)).collect(),
             Value::Map(map) => {
@@ -228,8 +228,14 @@ fn is_object(shape: &Shape) -> bool {
     }
 }
 
-fn number(value: f64) -> Json {
-    if value.fract() == 0.0 && value.abs() < 9e15 {
+/// A whole number is written without a fraction; YAML writes long ones with an exponent, and only
+/// what is still a float here gets one there.
+fn number(value: f64, form: Form) -> Json {
+    let longest = match form {
+        Form::Yaml => 1e6,
+        Form::Json => 9e15,
+    };
+    if value.fract() == 0.0 && value.abs() < longest {
         Json::from(value as i64)
     } else {
         serde_json::Number::from_f64(value).map_or(Json::Null, Json::Number)

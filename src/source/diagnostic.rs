@@ -131,7 +131,7 @@ pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> S
             };
             let note = (!label.text.is_empty()).then_some(&*label.text);
             group = group.element(
-                Snippet::source(text)
+                Snippet::source(veil(text))
                     .line_start(line)
                     .path(path.to_string_lossy().into_owned())
                     .annotation(kind.span(range).label(note)),
@@ -144,6 +144,79 @@ pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> S
         out.push_str("\n\n");
     }
     out
+}
+
+/// Words of a key whose value is nobody's business.
+const SECRET_WORDS: [&str; 8] = [
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "api_key",
+    "apikey",
+    "private_key",
+    "credential",
+];
+
+/// A line of the user's with what looks like a secret covered: passwords of URLs and values of
+/// keys that sound like one. Every byte keeps its place, so that carets still point right.
+/// Variables are no secrets, their names help.
+fn veil(line: &str) -> String {
+    let mut covered: Vec<std::ops::Range<usize>> = Vec::new();
+    for (at, _) in line.match_indices("://") {
+        let start = at + 3;
+        let end = line[start..]
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''))
+            .map_or(line.len(), |end| start + end);
+        if let Some(user) = line[start..end].rfind('@') {
+            covered.push(start..start + user);
+        }
+    }
+    for (at, _) in line.match_indices([':', '=']) {
+        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
+        let head = line[..at].trim_end_matches(['"', '\'', ' ']);
+        let name = head.rfind(|c| !is_name(c)).map_or(head, |before| {
+            let width = head[before..].chars().next().map_or(1, char::len_utf8);
+            &head[before + width..]
+        });
+        let name = name.to_ascii_lowercase();
+        // The sections and lists of the specification hold names.
+        if matches!(name.as_str(), "secret" | "secrets" | "credential_spec")
+            || !SECRET_WORDS.iter().any(|word| name.contains(word))
+        {
+            continue;
+        }
+        let tail = &line[at + 1..];
+        let value = tail.trim_start();
+        let start = line.len() - value.len();
+        let (start, end) = match value.chars().next() {
+            None | Some('$' | '[' | '{' | '&' | '*' | '#') => continue,
+            Some(quote @ ('"' | '\'')) => {
+                let body = &value[1..];
+                (
+                    start + 1,
+                    start + 1 + body.find(quote).unwrap_or(body.len()),
+                )
+            }
+            Some(_) => {
+                let end = value
+                    .find(['"', '\'', ',', '}', ']'])
+                    .unwrap_or(value.len());
+                (start, start + value[..end].trim_end().len())
+            }
+        };
+        if !line[start..end].starts_with('$') {
+            covered.push(start..end);
+        }
+    }
+    line.char_indices()
+        .map(
+            |(at, c)| match covered.iter().any(|range| range.contains(&at)) {
+                true => "*".repeat(c.len_utf8()),
+                false => c.to_string(),
+            },
+        )
+        .collect()
 }
 
 /// The machine form: a list of objects with `code`, `severity`, `message`, `help` and `labels`,
@@ -173,4 +246,29 @@ pub fn render_json(diagnostics: &[Diagnostic], sources: &SourceMap) -> serde_jso
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_covered_where_they_stand() {
+        for (line, shown) in [
+            ("  PASSWORD: hunter2", "  PASSWORD: *******"),
+            ("  - DB_PASSWORD=a b # x", "  - DB_PASSWORD=*******"),
+            (
+                "{\"api_token\": \"pät\", user: u}",
+                "{\"api_token\": \"****\", user: u}",
+            ),
+            ("a: https://u:p@h/x", "a: https://***@h/x"),
+            ("  PASSWORD: ${PASSWORD}", "  PASSWORD: ${PASSWORD}"),
+            ("  secrets: [a]", "  secrets: [a]"),
+            ("  image: 'i:1'", "  image: 'i:1'"),
+        ] {
+            let covered = veil(line);
+            assert_eq!(covered, shown);
+            assert_eq!(covered.len(), line.len(), "carets keep their place");
+        }
+    }
 }

@@ -14,6 +14,13 @@ pub trait Files {
     fn is_dir(&self, path: &Path) -> bool;
     /// The path with every symbolic link resolved.
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
+    /// The file on this machine that a reference to another machine stands for. Errors of kind
+    /// `Unsupported` where there is no way to it, `NotFound` where it would first have to be
+    /// fetched and that is not allowed.
+    fn remote(&self, reference: &str) -> io::Result<PathBuf> {
+        _ = reference;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Longest file that is read, in bytes. A Compose or env file is a thousand times smaller; the

@@ -76,7 +76,7 @@ fn is_float(text: &str) -> bool {
     mantissa_ok && exponent_ok
 }
 
-/// A number as Go's `%v` prints it: shortest form, an exponent below 1e-4 and from 1e21 on.
+/// A number as Go's `%v` prints it: shortest form, an exponent below 1e-4 and from 1e6 on.
 pub fn float_text(value: f64) -> String {
     if value.is_nan() {
         return "NaN".into();
@@ -85,7 +85,7 @@ pub fn float_text(value: f64) -> String {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.into();
     }
     let size = value.abs();
-    if size != 0.0 && !(1e-4..1e21).contains(&size) {
+    if size != 0.0 && !(1e-4..1e6).contains(&size) {
         let text = format!("{value:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, digits) = match exponent.strip_prefix('-') {
@@ -140,7 +140,10 @@ mod tests {
             (0.5, "0.5"),
             (1e21, "1e+21"),
             (0.00001, "1e-05"),
-            (123456789.0, "123456789"),
+            (123456789.0, "1.23456789e+08"),
+            (1e6, "1e+06"),
+            (1234567.5, "1.2345675e+06"),
+            (999999.5, "999999.5"),
         ] {
             assert_eq!(float_text(value), expected);
         }
