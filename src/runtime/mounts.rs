@@ -13,7 +13,6 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::runtime::failure::Kind as FailureKind;
 use crate::sys::mount::{self, Attr, Change, Context, Depth, Propagation};
-use crate::sys::pidfd;
 use crate::sys::root::{Kind, Root, is_dir};
 
 #[derive(Debug, thiserror::Error)]

@@ -103,50 +103,16 @@ fn set_attributes_at(
     }
 }
 
-/// A clone of what is mounted at a path, detached. The path may lead through `/proc/<pid>/root` if
-/// this process has one thread.
+/// A clone of what is mounted at a path of this namespace, detached.
 ///
 /// # Errors
 /// `ENOENT` when there is nothing.
 pub fn clone_path(path: &Path, depth: Depth) -> io::Result<OwnedFd> {
-    match rustix::mount::open_tree(rustix::fs::CWD, path, clone_flags(depth)) {
-        Err(Errno::INVAL) => match below_process(path) {
-            Some((process, inside)) => clone_elsewhere(&process, inside, depth),
-            None => Err(Errno::INVAL.into()),
-        },
-        cloned => Ok(cloned?),
-    }
-}
-
-/// `/proc/<pid>`, and the rest of a path through the root of that process.
-fn below_process(path: &Path) -> Option<(PathBuf, &Path)> {
-    let pid = path.strip_prefix("/proc").ok()?.iter().next()?;
-    let process = Path::new("/proc").join(pid);
-    let inside = path.strip_prefix(&process).ok()?;
-    inside.starts_with("root").then_some((process, inside))
-}
-
-/// The kernel clones a mount only for a process of the mount's own namespace: this one goes there
-/// and comes back. When it cannot come back it must end, which an error makes it do.
-fn clone_elsewhere(process: &Path, inside: &Path, depth: Depth) -> io::Result<OwnedFd> {
-    let at = |dir: BorrowedFd<'_>, path: &Path, flags: OFlags| {
-        rustix::fs::openat(dir, path, flags | OFlags::CLOEXEC, Mode::empty())
-    };
-    let here = rustix::fs::CWD;
-    let root = at(here, Path::new("/"), OFlags::PATH)?;
-    let directory = at(here, Path::new("."), OFlags::PATH)?;
-    let home = at(here, Path::new("/proc/self/ns/mnt"), OFlags::RDONLY)?;
-    // Both through one descriptor: the number may be another process's a moment later.
-    let process = at(here, process, OFlags::PATH)?;
-    let there = at(process.as_fd(), Path::new("ns/mnt"), OFlags::RDONLY)?;
-    let source = at(process.as_fd(), inside, OFlags::PATH)?;
-    pidfd::join(there, libc::CLONE_NEWNS)?;
-    let cloned = clone_fd(source, depth);
-    pidfd::join(home, libc::CLONE_NEWNS)?;
-    rustix::process::fchdir(root)?;
-    rustix::process::chroot(".")?;
-    rustix::process::fchdir(directory)?;
-    cloned
+    Ok(rustix::mount::open_tree(
+        rustix::fs::CWD,
+        path,
+        clone_flags(depth),
+    )?)
 }
 
 /// A clone of the mount at (or the subtree below) a descriptor, detached.
