@@ -155,6 +155,6 @@ mod tests {
         assert_eq!(seen("a"), [Path::new("/state")]);
         assert_eq!(seen("link"), [Path::new("/state")]);
         assert_eq!(seen("a/state"), [Path::new("/")]);
-        assert_eq!(seen("b"), [PathBuf::new(); 0]);
+        assert!(seen("b").is_empty());
     }
 }
