@@ -19,8 +19,8 @@ use crate::reconcile::{Backend, BackendError, Report};
 /// An engine as the API serves it. Containers are named by name, id, or unambiguous id prefix.
 pub trait Host: Backend {
     /// Carries out one verb on one project, reporting as it goes; the last report is `Done` or
-    /// `Failed`. The reconciler does it, unless a host knows better. The server has made sure that no other verb runs on this project, and drops the
-    /// future when a user cancels the command.
+    /// `Failed`. The reconciler does it, unless a host knows better. The server has made sure that no
+    /// other verb runs on this project, and drops the future when a user cancels the command.
     fn reconcile(
         self: Arc<Self>,
         name: ProjectName,

@@ -114,18 +114,13 @@ fn network(
         Some(old) if *old != hash => {}
         _ => return Ok(Resource::Keep),
     }
-    match holders(project, machine, scope, options, &exists.containers) {
-        Ok(also) => {
-            found.also.extend(also);
-            Ok(Resource::Rebuild { hash })
-        }
-        Err(holder) => {
-            found.warnings.push(format!(
-                "network {name} differs from the file, but is kept as container {holder} uses it"
-            ));
-            Ok(Resource::Keep)
-        }
-    }
+    let holders = holders(project, machine, scope, options, &exists.containers);
+    Ok(rebuild_or_keep(
+        holders,
+        hash,
+        &format!("network {name}"),
+        found,
+    ))
 }
 
 fn volume(
@@ -178,16 +173,32 @@ fn volume(
         ));
         return Ok(Resource::Keep);
     }
-    match holders(project, machine, scope, options, &exists.containers) {
+    let holders = holders(project, machine, scope, options, &exists.containers);
+    Ok(rebuild_or_keep(
+        holders,
+        hash,
+        &format!("volume {name:?}"),
+        found,
+    ))
+}
+
+/// What differs from the file is made again, unless a container that must not be touched holds it.
+fn rebuild_or_keep(
+    holders: Result<Vec<String>, String>,
+    hash: String,
+    what: &str,
+    found: &mut Resources<'_>,
+) -> Resource {
+    match holders {
         Ok(also) => {
             found.also.extend(also);
-            Ok(Resource::Rebuild { hash })
+            Resource::Rebuild { hash }
         }
         Err(holder) => {
             found.warnings.push(format!(
-                "volume {name:?} differs from the file, but is kept as container {holder} uses it"
+                "{what} differs from the file, but is kept as container {holder} uses it"
             ));
-            Ok(Resource::Keep)
+            Resource::Keep
         }
     }
 }

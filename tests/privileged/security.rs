@@ -426,7 +426,15 @@ volumes: {{data: }}
             ),
         );
         // Started inside its own root or refused: both are right, touching the target is not.
-        let _ = project.wharf(&["up", "-d"]).code;
+        let up = project.wharf(&["up", "-d"]);
+        if up.code == 0 {
+            project.pid_of("sleep 1001");
+        } else {
+            assert!(
+                up.stderr.contains("error: "),
+                "{link}: refused without a reason"
+            );
+        }
         let left: Vec<_> = fs::read_dir(&target).expect("it is ours").collect();
         assert!(left.is_empty(), "{link}: {left:?}");
         let _ = project.wharf(&["down", "-v", "-t", "0"]).code;
