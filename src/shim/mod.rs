@@ -7,6 +7,7 @@
 mod connection;
 mod ending;
 mod execs;
+mod outline;
 mod output;
 pub mod protocol;
 mod record;
