@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::bridge;
@@ -215,28 +216,60 @@ impl Networks {
         unpublished.and(cleaned)
     }
 
-    /// Links die with the namespace, whose teardown the kernel batches: 50 in the time that deleting
-    /// two by hand takes. Only what somebody still holds after a while is deleted, by index, so that
-    /// links of the same name made meanwhile are safe.
+    /// Links die with the namespace, whose teardown the kernel batches. Only what somebody still
+    /// holds after a while is deleted, by index, so that links of the same name made meanwhile are
+    /// safe.
     fn watch_links_die(&self, links: Vec<u32>) {
         if links.is_empty() {
             return;
         }
-        let route = self.inner.route.clone();
+        lock(&self.inner.lingering).extend(&links);
+        let networks = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             tokio::time::sleep(LINGERING).await;
-            let deleted = tokio::task::spawn_blocking(move || {
-                super::with_route(&route, |route| {
-                    for index in links {
-                        link::delete(route, index)?;
-                    }
-                    Ok(())
-                })
-            });
-            if let Ok(Err(error)) = deleted.await {
-                tracing::warn!(%error, "links of a stopped container stay");
+            // An engine that has ended took care of them.
+            let Some(inner) = networks.upgrade() else {
+                return;
+            };
+            let networks = Networks { inner };
+            if let Err(error) = networks.delete_lingering(Some(links)).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "links of a stopped container stay"
+                );
             }
         });
+    }
+
+    /// Deletes what is left of containers that have ended. To be called before the engine ends:
+    /// nobody else comes back for it.
+    pub async fn close(&self) -> Result<(), NetworkError> {
+        self.delete_lingering(None).await
+    }
+
+    /// `None`: all of them.
+    async fn delete_lingering(&self, links: Option<Vec<u32>>) -> Result<(), NetworkError> {
+        let due: Vec<u32> = {
+            let mut lingering = lock(&self.inner.lingering);
+            match links {
+                Some(links) => links
+                    .into_iter()
+                    .filter(|link| lingering.remove(link))
+                    .collect(),
+                None => std::mem::take(&mut *lingering).into_iter().collect(),
+            }
+        };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let route = self.inner.route.clone();
+        tokio::task::spawn_blocking(move || {
+            super::with_route(&route, |route| link::delete_all(route, &due))
+        })
+        .await
+        .map_err(|_panicked| NetworkError::CutOff {
+            container: "stopped containers".to_owned(),
+        })?
     }
 
     /// Gives up a removed container's addresses.
