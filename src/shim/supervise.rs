@@ -242,7 +242,8 @@ impl Shim {
         drop(text);
         let listener = socket::listen(dir.as_fd(), file::SOCKET).map_err(own("listen"))?;
         record::write_shim(&spawn.dir).map_err(own("write the shim record"))?;
-        let log = LogFile::open(&bundle.log_path).map_err(own("open the log"))?;
+        let log = LogFile::open(&bundle.log_path, bundle.log_rotation, bundle.is_log_torn)
+            .map_err(own("open the log"))?;
         let signals =
             signal::watch(&[libc::SIGCHLD, libc::SIGTERM]).map_err(own("watch signals"))?;
 
