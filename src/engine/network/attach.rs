@@ -90,9 +90,12 @@ impl Networks {
             .map(|reservation| (reservation.published, reservation.sockets))
             .unzip();
         let record = EndpointRecord { ports, ..record };
-        lock(&self.inner.state)
-            .endpoints
-            .insert(container.id.to_owned(), record.clone());
+        {
+            let mut state = lock(&self.inner.state);
+            let id = container.id.to_owned();
+            state.endpoints.insert(id.clone(), record.clone());
+            state.reserved.insert(id, record.ports.clone());
+        }
 
         let is_new = old.as_ref() != Some(&record);
         let persisted = async {
@@ -110,6 +113,7 @@ impl Networks {
             Ok(()) => self.expose(container, &record).await,
             Err(error) => Err(error),
         };
+        lock(&self.inner.state).reserved.remove(container.id);
         if let Err(error) = outcome {
             self.undo(container, old, is_new).await;
             return Err(error);
@@ -324,12 +328,16 @@ impl Networks {
             .iter()
             .map(|binding| {
                 port::reserve(binding, |port| {
-                    let firewall = lock(&self.inner.firewall);
-                    let holder = firewall
-                        .holder(port, binding.protocol, binding.host_ip)?
-                        .to_owned();
-                    drop(firewall);
-                    Some(lock(&self.inner.state).name_of(&holder))
+                    let (protocol, host_ip) = (binding.protocol, binding.host_ip);
+                    let published = lock(&self.inner.firewall)
+                        .holder(port, protocol, host_ip)
+                        .map(str::to_owned);
+                    let state = lock(&self.inner.state);
+                    let holder = match &published {
+                        Some(holder) => holder,
+                        None => state.reserved_for(port, protocol, host_ip)?,
+                    };
+                    Some(state.name_of(holder))
                 })
             })
             .collect()
