@@ -459,7 +459,7 @@ async fn serve(roots: &Roots, spawner: OwnedFd, on_ready: impl FnOnce()) -> Resu
     )
     .await
     .map_err(system("serve the API"))?;
-    engine.say_goodbye().await;
+    engine.close().await;
     Ok(())
 }
 

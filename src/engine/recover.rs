@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::container::{
-    Adopted, Container, ContainerId, ContainerRecord, Driver, Left, RunRecord, SUPERVISOR_LOST,
-    Shim, ShimError,
+    Adopted, Container, ContainerId, ContainerRecord, Driver, Left, MACHINE_DOWN, RunRecord,
+    SUPERVISOR_LOST, Shim, ShimError,
 };
 use super::store::Table;
 use super::{Engine, EngineError};
@@ -169,7 +169,7 @@ impl Engine {
                     finished_at: super::clock::now(),
                 },
                 if has_booted {
-                    "the machine went down while it ran".to_owned()
+                    MACHINE_DOWN.to_owned()
                 } else {
                     SUPERVISOR_LOST.to_owned()
                 },

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::runtime::failure::{Failure, Kind};
 use crate::runtime::start::Definition;
+use crate::shim::protocol::parts::Rotation;
 use crate::shim::protocol::{Bundle, Rootfs, file};
 use crate::shim::supervise::own;
 
@@ -20,6 +21,10 @@ use crate::shim::supervise::own;
 pub(super) struct Outline {
     pub(super) spec: Spec,
     pub(super) log_path: PathBuf,
+    #[serde(default)]
+    pub(super) log_rotation: Option<Rotation>,
+    #[serde(default)]
+    pub(super) is_log_torn: bool,
     #[serde(default)]
     pub(super) default_seccomp: bool,
     #[serde(default)]

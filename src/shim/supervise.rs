@@ -238,7 +238,9 @@ impl Shim {
         let outline = outline::read(&spawn.dir)?;
         let listener = socket::listen(dir.as_fd(), file::SOCKET).map_err(own("listen"))?;
         record::write_shim(&spawn.dir).map_err(own("write the shim record"))?;
-        let log = LogFile::open(&outline.log_path).map_err(own("open the log"))?;
+        let (rotation, is_torn) = (outline.log_rotation, outline.is_log_torn);
+        let log =
+            LogFile::open(&outline.log_path, rotation, is_torn).map_err(own("open the log"))?;
         let signals =
             signal::watch(&[libc::SIGCHLD, libc::SIGTERM]).map_err(own("watch signals"))?;
 

@@ -63,6 +63,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of a veth's other end, in that end's namespace.
     pub peer: Option<u32>,
+    /// Number that links share which are changed together; 0 unless somebody set it.
+    pub group: u32,
 }
 
 /// A veth pair to make: one end here and enslaved, the other in a container.
@@ -217,6 +219,20 @@ impl Changes {
 
     pub fn delete_link_by_index(&mut self, index: u32) {
         let message = LinkUnspec::new_with_index(index).build();
+        self.push(RTM_DELLINK, 0, &message);
+    }
+
+    pub fn set_group(&mut self, index: u32, group: u32) {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.push(LinkAttribute::Group(group));
+        self.push(RTM_SETLINK, 0, &message);
+    }
+
+    /// Deletes every link of a group. The kernel waits for one grace period for all of them, where
+    /// deletions one by one wait for one each.
+    pub fn delete_group(&mut self, group: u32) {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
         self.push(RTM_DELLINK, 0, &message);
     }
 
@@ -423,6 +439,7 @@ fn link(body: &[u8]) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::Group(group) => link.group = group,
             _ => {}
         }
     }

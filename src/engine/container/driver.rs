@@ -24,7 +24,9 @@ use super::exec::{APART, ExecTable};
 use super::health::{self, Probe};
 use super::prepare::{self, Started};
 use super::restart;
-use super::{Answer, Command, Container, ContainerRecord, RunRecord, Shim, ShimError, View};
+use super::{
+    Answer, Command, Container, ContainerRecord, RunRecord, SUPERVISOR_LOST, Shim, ShimError, View,
+};
 use crate::engine::store::{Batch, Table};
 use crate::engine::{EngineError, Shared, clock};
 use crate::plan::{Health, Phase};
@@ -35,7 +37,6 @@ const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer than the grace period a stop may take before it reports that it cannot (L14).
 const STOP_SLACK: Duration = Duration::from_secs(5);
 /// The error of a container whose shim died under it (HAZARDS L3).
-pub(in crate::engine) const SUPERVISOR_LOST: &str = "supervisor lost";
 
 pub(in crate::engine) struct Driver {
     shared: Arc<Shared>,
@@ -475,7 +476,6 @@ impl Driver {
     }
 
     async fn start_container(&mut self) -> Result<(), EngineError> {
-        self.record.error.clear();
         match prepare::start(&self.shared, &self.record).await {
             Ok(Started {
                 shim,
@@ -489,6 +489,7 @@ impl Driver {
                 self.shim = Some(shim);
                 self.events = Some(events);
                 self.record.exit = None;
+                self.record.error.clear();
                 self.run.restart_pending = false;
                 if std::mem::take(&mut self.run.after_boot) {
                     self.save_run();

@@ -16,6 +16,8 @@ mod hidden;
 mod host;
 mod id;
 mod log;
+mod log_parts;
+mod logging;
 mod mounts;
 mod prepare;
 mod process;
@@ -37,7 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use exec::{ExecConfig, ExecSession, ExecSignaller, ExecStdio};
 pub use id::ContainerId;
 pub use log::{LogLine, LogQuery, LogWatch};
-pub use record::{ContainerRecord, RunRecord, VolumeMountRecord};
+pub use record::{ContainerRecord, MACHINE_DOWN, RunRecord, SUPERVISOR_LOST, VolumeMountRecord};
 pub use shim::{Shim, ShimError};
 pub use spawner::Spawner;
 
@@ -49,9 +51,11 @@ pub use signal::parse_signal;
 pub use spec::*;
 pub use terminal::Terminal;
 
-pub(super) use driver::{Adopted, Driver, Left, SUPERVISOR_LOST};
+pub(super) use driver::{Adopted, Driver, Left};
 pub(super) use health::Check;
 pub(super) use hidden::seen_in;
+pub use logging::LoggingError;
+pub(super) use logging::{remark as logging_remark, rotation as log_rotation};
 pub(super) use prepare::{Attached, hostname};
 
 use super::EngineError;
