@@ -9,11 +9,15 @@ set -euo pipefail
 PACKAGES=(
     busybox-static   # the test images
     ca-certificates
+    cpio             # tests/vm: the first stage of the second kernel
     curl             # published ports, from other namespaces
+    e2fsprogs        # tests/vm: its disk
     gcc libc6-dev    # the linker that cargo calls
     iproute2         # ip: lo up, foreign namespaces
     nginx-light postgresql redis-server redis-tools # examples/stack
     procps
+    python3          # programs that attack from inside of containers
+    qemu-system-x86  # tests/vm: the second kernel
     util-linux       # unshare, nsenter, setsid
 )
 

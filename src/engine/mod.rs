@@ -4,6 +4,7 @@
 //! Reaches containers only through `shim::protocol`, the kernel only through `sys`.
 
 mod backend;
+mod boot_order;
 mod cgroup;
 mod clock;
 pub mod container;

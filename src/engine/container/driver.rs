@@ -143,6 +143,7 @@ impl Driver {
             removal: None,
             restart_at: None,
         };
+        let after_boot = driver.run.after_boot;
         let exited = match left {
             Left::Nothing => None,
             Left::Ended { start, exit, error } => {
@@ -161,6 +162,12 @@ impl Driver {
             driver.restart_at =
                 Some(Instant::now() + Duration::from_millis(left_ms).min(restart::LONGEST_DELAY));
             driver.phase = Phase::Restarting;
+        }
+        if after_boot && driver.phase == Phase::Restarting {
+            // Not a matter of time: whoever knows the dependencies says when.
+            driver.restart_at = None;
+            driver.run.after_boot = true;
+            driver.save_run();
         }
         driver.publish();
         let container = Container {
@@ -282,6 +289,12 @@ impl Driver {
                     .freeze(Call::Resume, Phase::Paused, Phase::Running)
                     .await;
                 let _ = reply.send(result);
+            }
+            Command::StartAfterBoot => {
+                let is_owed = self.run.restart_pending && self.run.after_boot;
+                if is_owed && !self.is_running() {
+                    self.run_again().await;
+                }
             }
             Command::Rename { name, reply } => {
                 let result = self.rename(name).await;
@@ -453,6 +466,7 @@ impl Driver {
     /// Notes what the restart policy decided.
     fn restart_after(&mut self, delay: Option<Duration>) {
         self.run.restart_pending = delay.is_some();
+        self.run.after_boot = false;
         if let Some(delay) = delay {
             let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             self.run.restart_due_ms = clock::since_boot_ms().saturating_add(ms);
@@ -477,6 +491,9 @@ impl Driver {
                 self.record.exit = None;
                 self.record.error.clear();
                 self.run.restart_pending = false;
+                if std::mem::take(&mut self.run.after_boot) {
+                    self.save_run();
+                }
                 self.begin_probes(None);
                 self.shared.mark_started(&self.record.id);
                 self.publish();

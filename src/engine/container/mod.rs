@@ -77,6 +77,8 @@ pub(super) enum Command {
     },
     Pause(Answer),
     Resume(Answer),
+    /// The turn has come of a container that a restart policy starts after a boot.
+    StartAfterBoot,
     Rename {
         name: String,
         reply: Answer,
@@ -174,6 +176,13 @@ impl Container {
 
     pub async fn start(&self) -> Result<(), EngineError> {
         self.ask(Command::Start).await
+    }
+
+    /// Starts it if the start that its policy owed it since the boot is still owed. Nobody waits for
+    /// the outcome, which its view tells.
+    pub(super) fn start_after_boot(&self) {
+        // A driver that is gone owes nothing.
+        let _ = self.commands.send(Command::StartAfterBoot);
     }
 
     pub async fn stop(&self, timeout: Option<Duration>) -> Result<(), EngineError> {

@@ -80,4 +80,7 @@ pub struct RunRecord {
     /// When it is due, milliseconds since the boot.
     #[serde(default)]
     pub restart_due_ms: u64,
+    /// The restart is one after the machine's boot: due when what the container depends on is there.
+    #[serde(default)]
+    pub after_boot: bool,
 }
