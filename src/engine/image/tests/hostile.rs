@@ -382,8 +382,7 @@ fn limits_hold() {
             blob_bytes: None,
             diff_id: Digest::of(&tar),
         };
-        let fd = beneath::open_root(dir.path()).unwrap();
-        let result = layer::unpack(&blob[..], &expected, fd, limits, &|_| ());
+        let result = layer::unpack(&blob[..], &expected, target(dir.path()), limits, &|_| ());
         assert!(
             matches!(result.as_ref().err(), Some(LayerError::Limit { .. })),
             "{:?}",
@@ -431,14 +430,24 @@ fn truncation_is_noticed_at_every_block() {
     };
     for length in (0..whole.len()).step_by(256) {
         let dir = tempfile::tempdir().unwrap();
-        let fd = beneath::open_root(dir.path()).unwrap();
-        let result = layer::unpack(&whole[..length], &expected, fd, Limits::DEFAULT, &|_| ());
+        let result = layer::unpack(
+            &whole[..length],
+            &expected,
+            target(dir.path()),
+            Limits::DEFAULT,
+            &|_| (),
+        );
         assert!(result.is_err(), "{length}");
         let packed = gzip(&whole);
         let cut = packed.len() * length / whole.len();
         let dir = tempfile::tempdir().unwrap();
-        let fd = beneath::open_root(dir.path()).unwrap();
-        let result = layer::unpack(&packed[..cut], &expected, fd, Limits::DEFAULT, &|_| ());
+        let result = layer::unpack(
+            &packed[..cut],
+            &expected,
+            target(dir.path()),
+            Limits::DEFAULT,
+            &|_| (),
+        );
         assert!(result.is_err(), "gzip {cut}");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::archives::*;
 use super::*;
-use crate::engine::image::{Image, ImageError, Images, Reference, SourceError};
+use crate::engine::image::{Image, ImageError, ImageUser, Images, Loaded, Reference, SourceError};
 use crate::engine::store::{Store, Table};
 
 struct Bench {
@@ -31,6 +31,11 @@ impl Bench {
 
     fn ensure(&self, reference: &Reference) -> Result<Image, ImageError> {
         self.images.ensure(reference, None, None, |_| ())
+    }
+
+    fn load(&self, name: &str) -> Result<Vec<Loaded>, ImageError> {
+        let file = std::fs::File::open(self.path(name)).unwrap();
+        self.images.load(file, None, &|_| ())
     }
 
     fn names(&self, sub: &str) -> Vec<String> {
@@ -90,7 +95,10 @@ fn a_directory_is_an_image() {
         bench.ensure(&bench.reference("rootfs", "missing")),
         Err(ImageError::Rootfs { .. })
     ));
-    bench.images.remove(&reference.to_string(), &[]).unwrap();
+    bench
+        .images
+        .remove(&reference.to_string(), false, &[])
+        .unwrap();
     assert!(bench.path("root").is_dir());
 }
 
@@ -289,32 +297,73 @@ fn removal_follows_names_users_and_shared_layers() {
     let (one, two) = (sample("one"), sample("two"));
     let archive = new_docker_archive(&[(&one, Some("one:1")), (&two, Some("two:1"))]);
     std::fs::write(bench.path("a.tar"), archive).unwrap();
-    let archive = bench.reference("docker-archive", "a.tar");
-    let loaded = bench.images.load(&archive, |_| ()).unwrap();
-    assert_eq!(loaded, ["one:1", "two:1"]);
+    let loaded = bench.load("a.tar").unwrap();
+    let names: Vec<&str> = loaded
+        .iter()
+        .flat_map(|one| &one.names)
+        .map(|n| &**n)
+        .collect();
+    assert_eq!(names, ["one:1", "two:1"]);
     let present = bench.ensure(&Reference::parse("one:1").unwrap()).unwrap();
     check_content(&present, "one");
     // One shared base layer and a top layer each.
     assert_eq!(bench.names("snapshots").len(), 3);
+    assert_eq!(bench.names("recipes"), bench.names("snapshots"));
     bench
         .images
         .tag("one:1", &Reference::parse("mine:x").unwrap())
         .unwrap();
-    let users = ["web-1".to_owned()];
-    let untagged = bench.images.remove("mine:x", &users).unwrap();
-    assert_eq!((untagged.untagged.len(), untagged.deleted), (1, None));
-    assert!(matches!(
-        bench.images.remove("one:1", &users),
-        Err(ImageError::InUse { .. })
-    ));
-    let removed = bench.images.remove("one:1", &[]).unwrap();
-    assert_eq!(removed.deleted, Some(present.id.to_string()));
+    let user = |is_running| {
+        [ImageUser {
+            image_id: present.id.to_string(),
+            container: "web-1".to_owned(),
+            is_running,
+        }]
+    };
+    // A further name goes whoever uses the image.
+    let untagged = bench.images.remove("mine:x", false, &user(true)).unwrap();
+    assert_eq!(untagged.untagged, ["mine:x"]);
+    assert!(untagged.deleted.is_empty());
+    // The last one stays, and the image does by its id, even by force while it runs.
+    for (name, force, users) in [
+        ("one:1", false, user(true)),
+        ("one:1", false, user(false)),
+        (&present.id.to_string(), false, user(false)),
+        (&present.id.to_string(), true, user(true)),
+    ] {
+        let refused = bench.images.remove(name, force, &users);
+        assert!(
+            matches!(refused, Err(ImageError::InUse { .. })),
+            "{name} {force}"
+        );
+    }
+    // By force and name the name goes, and what runs keeps the image.
+    let untagged = bench.images.remove("one:1", true, &user(true)).unwrap();
+    assert_eq!(untagged.untagged, ["one:1"]);
+    assert!(untagged.deleted.is_empty());
+    assert_eq!(bench.images.facts().unwrap().len(), 2);
+    // By force a stopped container loses sight of its image, not the image.
+    let removed = bench
+        .images
+        .remove(&present.id.to_string(), true, &user(false))
+        .unwrap();
+    assert_eq!(removed.deleted, [present.id.to_string()]);
+    assert_eq!(bench.images.facts().unwrap().len(), 1);
+    assert!(bench.images.get(present.id.digest().short()).is_err());
+    check_content(&bench.images.get(&present.id.to_string()).unwrap(), "one");
+    assert_eq!(bench.names("snapshots").len(), 3);
+    // When the container is gone its layers go with the next removal.
+    let swept = bench.images.prune(&[], |_| false).unwrap();
+    assert_eq!(swept.deleted.len(), 1);
+    assert!(swept.reclaimed >= 4096, "{}", swept.reclaimed);
     assert_eq!(bench.names("snapshots").len(), 2);
     check_content(&bench.images.get("two:1").unwrap(), "two");
-    bench.images.remove("two:1", &[]).unwrap();
-    assert!(bench.names("snapshots").is_empty() && bench.names("blobs/sha256").is_empty());
+    bench.images.remove("two:1", false, &[]).unwrap();
+    for place in ["snapshots", "recipes", "blobs/sha256", "staging"] {
+        assert!(bench.names(place).is_empty(), "{place}");
+    }
     assert!(matches!(
-        bench.images.remove("two:1", &[]),
+        bench.images.remove("two:1", false, &[]),
         Err(ImageError::NotFound { .. })
     ));
     let error = bench
