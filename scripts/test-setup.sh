@@ -14,6 +14,7 @@ PACKAGES=(
     iproute2         # ip: lo up, foreign namespaces
     nginx-light postgresql redis-server redis-tools # examples/stack
     procps
+    skopeo           # another reader and writer of image archives
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -1,4 +1,4 @@
-//! `wharf image history`.
+//! `wharf image history`. Docker's `-H` is the engine's socket in every command of ours.
 
 use clap::Args;
 
@@ -19,7 +19,7 @@ pub struct History {
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: String,
     /// Sizes and dates for people
-    #[arg(short = 'H', long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub human: bool,
     /// Whole ids and instructions
     #[arg(long)]

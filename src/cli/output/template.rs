@@ -66,11 +66,11 @@ impl Template {
             match part {
                 Part::Text(text) => out.push_str(text),
                 Part::Value(pipeline) => {
-                    let fields = pipeline.iter().flatten().filter_map(|word| match word {
+                    let mut fields = pipeline.iter().flatten().filter_map(|word| match word {
                         Word::Field(path) => path.last(),
                         _ => None,
                     });
-                    if let Some(field) = fields.last() {
+                    if let Some(field) = fields.next_back() {
                         out.push_str(&name(field));
                     }
                 }

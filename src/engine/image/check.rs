@@ -1,17 +1,19 @@
 //! Damage: found by reading everything, healed by getting again only what is damaged.
 //!
 //! Documents are compared with their digests, layers by putting their archives together again,
-//! which reads every file. What is missing altogether is noticed on every use, see
+//! which reads every file, and by looking up what an archive lists. What is missing altogether is noticed on every use, see
 //! [`Images::damage`] with [`Depth::Presence`].
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::AsFd;
 
 use super::images::{ImageRecord, Images, Inner, ReferenceRecord, lock};
 use super::remove::ImageUser;
 use super::source;
-use super::{Digest, ImageError, Reference, config};
+use super::{Digest, ImageError, Reference, compare, config};
 use crate::engine::store::{Batch, Table};
+use crate::sys::beneath;
 
 /// What is wrong with an image on disk: what has to be got again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,13 +195,38 @@ impl Inner {
         if depth == Depth::Presence {
             return Ok(None);
         }
-        match self.write_layer(id, chain_id, diff_id, &mut io::sink()) {
-            Ok(_) => Ok(None),
-            Err(ImageError::Recipe { source, .. }) => Ok(Some(crate::engine::chain(&source))),
-            Err(ImageError::DamagedLayer { .. }) => {
-                Ok(Some("its content does not match its digest".to_owned()))
+        let unreadable = |error: io::Error| Ok(Some(error.to_string()));
+        let root = match beneath::open_root(&self.content.snapshot_path(chain_id)) {
+            Ok(root) => root,
+            Err(error) => return unreadable(error),
+        };
+        let (reader, mut writer) = match io::pipe() {
+            Ok(pipe) => pipe,
+            Err(error) => return unreadable(error),
+        };
+        // The archive is put together on one thread and read on another.
+        let (written, compared) = std::thread::scope(|scope| {
+            let comparing = scope.spawn(|| compare::first_difference(reader, root.as_fd()));
+            let written = self.write_layer(id, chain_id, diff_id, &mut writer);
+            drop(writer);
+            let compared = comparing.join();
+            (written, compared)
+        });
+        match written {
+            Ok(_) => {}
+            Err(ImageError::Recipe { source, .. }) => {
+                return Ok(Some(crate::engine::chain(&source)));
             }
-            Err(error) => Err(error),
+            Err(ImageError::DamagedLayer { .. }) => {
+                return Ok(Some("its content does not match its digest".to_owned()));
+            }
+            Err(error) => return Err(error),
+        }
+        match compared {
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(path))) => Ok(Some(format!("{path:?} is not what it was"))),
+            Ok(Err(error)) => Ok(Some(crate::engine::chain(&error))),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 

@@ -192,15 +192,7 @@ impl Content {
             what: "a layer".to_owned(),
             source,
         };
-        let space =
-            rustix::fs::statvfs(&self.staging).map_err(|error| write(io::Error::from(error)))?;
-        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-        if free_bytes < RESERVE_BYTES {
-            return Err(ContentError::Full {
-                path: self.staging.clone(),
-                free_bytes,
-            });
-        }
+        self.expect_room()?;
         let parent = beneath::open_root(&self.staging).map_err(write)?;
         rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU)
             .map_err(|error| write(error.into()))?;
@@ -211,8 +203,24 @@ impl Content {
         })
     }
 
+    fn expect_room(&self) -> Result<(), ContentError> {
+        let space = rustix::fs::statvfs(&self.staging).map_err(|error| ContentError::Write {
+            what: "anything".to_owned(),
+            source: error.into(),
+        })?;
+        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+        if free_bytes < RESERVE_BYTES {
+            return Err(ContentError::Full {
+                path: self.staging.clone(),
+                free_bytes,
+            });
+        }
+        Ok(())
+    }
+
     /// A new file without a name, for content that cannot be read in place.
     pub fn scratch_file(&self) -> Result<std::fs::File, ContentError> {
+        self.expect_room()?;
         let fd = rustix::fs::open(
             &self.staging,
             OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,

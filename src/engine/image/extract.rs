@@ -22,10 +22,10 @@ use super::recipe::Recorder;
 use super::tar_stream::{EntryKind, TarEntry, TarSource, TarStream};
 use crate::sys::beneath;
 
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Book-keeping of the aufs driver, which wrote the first images.
-const AUFS: &[u8] = b".wh..wh.";
+pub(super) const AUFS: &[u8] = b".wh..wh.";
 /// As many as the kernel follows in one look-up.
 const MAX_SYMLINKS: usize = 40;
 

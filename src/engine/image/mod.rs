@@ -11,6 +11,7 @@
 
 mod archive;
 mod check;
+mod compare;
 mod config;
 mod content;
 pub(super) mod copy;

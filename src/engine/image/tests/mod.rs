@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::layer::{self, Expected, LayerError, Limits, Target};
 use super::recipe::{Recipe, RecipeError};
-use super::{Digest, metadata};
+use super::{Digest, compare, metadata};
 use crate::sys::beneath;
 
 /// Whether the test can run; owners, devices and mounts need root.
@@ -201,6 +201,8 @@ pub fn extract_limited(
         assembled(recipe.path(), into).unwrap() == tar,
         "the archive does not come out as it went in"
     );
+    let root = beneath::open_root(into).unwrap();
+    assert_eq!(compare::first_difference(tar, root.as_fd()).unwrap(), None);
     Ok(n_bytes)
 }
 
