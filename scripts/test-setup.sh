@@ -18,6 +18,7 @@ PACKAGES=(
     procps
     python3          # programs that attack from inside of containers
     qemu-system-x86  # tests/vm: the second kernel
+    skopeo           # another reader and writer of image archives
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -11,6 +11,8 @@ mod down;
 mod engine;
 mod exec;
 mod globals;
+mod image;
+mod images;
 mod kill;
 mod logs;
 mod ls;
@@ -22,6 +24,7 @@ mod restart;
 mod schema;
 mod start;
 mod stop;
+mod system;
 mod terminal;
 mod up;
 mod version;
@@ -73,6 +76,9 @@ enum Command {
     Start(start::Start),
     Restart(restart::Restart),
     Kill(kill::Kill),
+    Images(images::Images),
+    Image(image::Image),
+    System(system::System),
     #[command(
         alias = "convert",
         long_about = "Print the project as the files, the environment and the defaults make it\n\n\
@@ -129,6 +135,9 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Start(start) => start.run(context),
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
+        Command::Images(images) => images.run(context),
+        Command::Image(image) => image.run(context),
+        Command::System(system) => system.run(context),
         Command::Config(arguments) => print_config(&arguments, context),
         Command::Schema(schema) => schema.run(context),
         Command::Ls(ls) => ls.run(context),

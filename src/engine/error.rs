@@ -212,7 +212,13 @@ fn image_kind(error: &ImageError) -> FailureKind {
             FailureKind::Unsupported
         }
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
-        ImageError::AmbiguousId { .. } | ImageError::Rootfs { .. } => FailureKind::Invalid,
+        ImageError::AmbiguousId { .. }
+        | ImageError::Rootfs { .. }
+        | ImageError::Platform(_)
+        | ImageError::Source(_)
+        | ImageError::NotSaveable { .. }
+        | ImageError::Import { .. }
+        | ImageError::Change { .. } => FailureKind::Invalid,
         _ => FailureKind::Internal,
     }
 }
