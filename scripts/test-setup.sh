@@ -7,13 +7,17 @@
 set -euo pipefail
 
 PACKAGES=(
+    apache2-utils    # htpasswd: a registry with a password
     busybox-static   # the test images
     ca-certificates
     curl             # published ports, from other namespaces
+    docker-registry  # images to pull, and a place to push to
     gcc libc6-dev    # the linker that cargo calls
     iproute2         # ip: lo up, foreign namespaces
     nginx-light postgresql redis-server redis-tools # examples/stack
+    openssl          # certificates of test registries
     procps
+    skopeo           # reads what was pushed
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -7,16 +7,21 @@ mod autostart;
 mod clock;
 mod command;
 pub mod config;
+mod credentials;
 mod down;
 mod engine;
 mod exec;
 mod globals;
+mod image;
 mod kill;
+mod login;
+mod logout;
 mod logs;
 mod ls;
 mod output;
 mod project;
 mod ps;
+mod pull;
 pub mod remote;
 mod restart;
 mod schema;
@@ -73,6 +78,10 @@ enum Command {
     Start(start::Start),
     Restart(restart::Restart),
     Kill(kill::Kill),
+    Pull(pull::Pull),
+    Login(login::Login),
+    Logout(logout::Logout),
+    Image(image::Image),
     #[command(
         alias = "convert",
         long_about = "Print the project as the files, the environment and the defaults make it\n\n\
@@ -129,6 +138,10 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Start(start) => start.run(context),
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
+        Command::Pull(pull) => pull.run(context),
+        Command::Login(login) => login.run(context),
+        Command::Logout(logout) => logout.run(context),
+        Command::Image(image) => image.run(context),
         Command::Config(arguments) => print_config(&arguments, context),
         Command::Schema(schema) => schema.run(context),
         Command::Ls(ls) => ls.run(context),

@@ -7,6 +7,7 @@ mod docker;
 mod error;
 mod logs;
 mod project;
+mod registry;
 mod route;
 mod session;
 mod transaction;

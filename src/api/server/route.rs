@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use futures_util::FutureExt;
 
 use super::error::ApiError;
-use super::{Shared, docker, logs, project, session};
+use super::{Shared, docker, logs, project, registry, session};
 use crate::api::Host;
 use crate::reconcile::FailureKind;
 
@@ -28,6 +28,8 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/{project}/start", post(project::start::<H>))
         .route("/{project}/restart", post(project::restart::<H>))
         .route("/{project}/kill", post(project::kill::<H>))
+        .route("/{project}/pull", post(project::pull::<H>))
+        .route("/{project}/push", post(project::push::<H>))
         .route("/{project}/cancel", post(project::cancel::<H>))
         .route("/{project}/containers", get(project::containers::<H>))
         .route("/{project}/logs", get(logs::logs::<H>))
@@ -39,7 +41,10 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/version", get(docker::version::<H>))
         .route("/info", get(docker::info::<H>))
         .route("/containers/json", get(docker::containers::<H>))
+        .route("/auth", post(registry::auth::<H>))
         // Our own.
+        .route("/wharf/v1/images/pull", post(registry::pull::<H>))
+        .route("/wharf/v1/images/push", post(registry::push::<H>))
         .route("/wharf/v1/containers", get(project::all_containers::<H>))
         .route(
             "/wharf/v1/containers/{container}/exec",

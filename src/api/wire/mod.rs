@@ -8,6 +8,7 @@ pub mod docker;
 pub mod exec;
 pub mod frame;
 mod project;
+pub mod registry;
 mod status;
 
 pub use project::*;

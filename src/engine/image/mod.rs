@@ -5,8 +5,8 @@
 //!      └──────────────── Images: records, single flight, leases, removal ─────┘
 //! ```
 //!
-//! An image is named by the digest of its config. A registry client adds another source in front
-//! of [`layer`] and [`content`]; nothing behind them changes. Must not know containers: whoever
+//! An image is named by the digest of its config. [`registry`] is another source in front of
+//! [`layer`] and [`content`]; nothing behind them knows of it. Must not know containers: whoever
 //! removes an image says who uses it.
 
 mod archive;
@@ -23,7 +23,11 @@ mod layer;
 mod metadata;
 mod pax;
 mod platform;
+mod pull;
+mod pull_policy;
+mod push;
 mod reference;
+mod registry;
 mod remove;
 mod source;
 mod tar_stream;
@@ -39,6 +43,9 @@ pub use error::ImageError;
 pub use images::{Image, ImageId, Images, Removed};
 pub use layer::LayerError;
 pub use platform::{Platform, PlatformError};
+pub use pull::Wish;
+pub use pull_policy::{PullPolicy, PullPolicyError};
 pub use reference::{Reference, ReferenceError};
+pub use registry::RegistryError;
 pub use source::SourceError;
 pub use tar_stream::TarError;
