@@ -7,6 +7,7 @@ mod autostart;
 mod clock;
 mod command;
 pub mod config;
+mod credentials;
 mod down;
 mod engine;
 mod exec;
@@ -14,11 +15,14 @@ mod globals;
 mod image;
 mod images;
 mod kill;
+mod login;
+mod logout;
 mod logs;
 mod ls;
 mod output;
 mod project;
 mod ps;
+mod pull;
 pub mod remote;
 mod restart;
 mod schema;
@@ -77,6 +81,9 @@ enum Command {
     Restart(restart::Restart),
     Kill(kill::Kill),
     Images(images::Images),
+    Pull(pull::Pull),
+    Login(login::Login),
+    Logout(logout::Logout),
     Image(image::Image),
     System(system::System),
     #[command(
@@ -136,6 +143,9 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
         Command::Images(images) => images.run(context),
+        Command::Pull(pull) => pull.run(context),
+        Command::Login(login) => login.run(context),
+        Command::Logout(logout) => logout.run(context),
         Command::Image(image) => image.run(context),
         Command::System(system) => system.run(context),
         Command::Config(arguments) => print_config(&arguments, context),

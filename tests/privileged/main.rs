@@ -22,6 +22,8 @@ mod logs;
 mod namespaces;
 mod networks;
 mod order;
+mod registry;
+mod registry_chaos;
 mod restart;
 mod sec_confinement;
 mod security;
@@ -67,6 +69,8 @@ fn main() -> ExitCode {
         namespaces::CASES,
         networks::CASES,
         order::CASES,
+        registry::CASES,
+        registry_chaos::CASES,
         restart::CASES,
         sec_confinement::CASES,
         security::CASES,

@@ -7,6 +7,8 @@ pub mod inspect;
 pub mod load;
 pub mod ls;
 pub mod prune;
+pub mod pull;
+pub mod push;
 pub mod rm;
 pub mod save;
 pub mod tag;
@@ -43,6 +45,8 @@ pub struct Image {
 enum ImageCommand {
     #[command(visible_alias = "list")]
     Ls(ls::Ls),
+    Pull(pull::Pull),
+    Push(push::Push),
     Inspect(inspect::Inspect),
     History(history::History),
     Tag(tag::Tag),
@@ -59,6 +63,8 @@ impl Image {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             ImageCommand::Ls(ls) => ls.run(context),
+            ImageCommand::Pull(pull) => pull.run(context),
+            ImageCommand::Push(push) => push.run(context),
             ImageCommand::Inspect(inspect) => inspect.run(context),
             ImageCommand::History(history) => history.run(context),
             ImageCommand::Tag(tag) => tag.run(context),
