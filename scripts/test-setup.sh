@@ -17,7 +17,7 @@ PACKAGES=(
     nginx-light postgresql redis-server redis-tools # examples/stack
     openssl          # certificates of test registries
     procps
-    skopeo           # reads what was pushed
+    skopeo           # reads what was pushed and saved, writes what is loaded
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, oneshot};
 
+use super::images::ImageHost;
 use super::wire::exec::ExecConfig;
 use super::wire::frame::OutputStream;
 use super::wire::{EngineStatus, Verb};
@@ -17,7 +18,7 @@ use crate::plan::{Login, ObservedContainer};
 use crate::reconcile::{Backend, BackendError, Report};
 
 /// An engine as the API serves it. Containers are named by name, id, or unambiguous id prefix.
-pub trait Host: Backend {
+pub trait Host: Backend + ImageHost {
     /// Carries out one verb on one project, reporting as it goes; the last report is `Done` or
     /// `Failed`. The reconciler does it, unless a host knows better. The server has made sure that no
     /// other verb runs on this project, and drops the future when a user cancels the command.

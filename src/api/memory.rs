@@ -25,6 +25,7 @@ use crate::reconcile::{
 
 pub struct Memory {
     pub containers: Mutex<Vec<ObservedContainer>>,
+    pub images: Mutex<Vec<super::wire::image::ImageSummary>>,
     /// Records by container id; a follower waits on `written`.
     pub output: Mutex<HashMap<String, Vec<LogLine>>>,
     pub written: Notify,
@@ -83,6 +84,7 @@ impl Memory {
     pub fn new(containers: Vec<ObservedContainer>) -> Arc<Memory> {
         Arc::new_cyclic(|me| Memory {
             containers: Mutex::new(containers),
+            images: Mutex::default(),
             output: Mutex::default(),
             written: Notify::new(),
             changes: broadcast::channel(16).0,

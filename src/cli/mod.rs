@@ -13,6 +13,7 @@ mod engine;
 mod exec;
 mod globals;
 mod image;
+mod images;
 mod kill;
 mod login;
 mod logout;
@@ -22,11 +23,13 @@ mod output;
 mod project;
 mod ps;
 mod pull;
+mod push;
 pub mod remote;
 mod restart;
 mod schema;
 mod start;
 mod stop;
+mod system;
 mod terminal;
 mod up;
 mod version;
@@ -79,9 +82,12 @@ enum Command {
     Restart(restart::Restart),
     Kill(kill::Kill),
     Pull(pull::Pull),
+    Push(push::Push),
     Login(login::Login),
     Logout(logout::Logout),
+    Images(images::Images),
     Image(image::Image),
+    System(system::System),
     #[command(
         alias = "convert",
         long_about = "Print the project as the files, the environment and the defaults make it\n\n\
@@ -139,9 +145,12 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
         Command::Pull(pull) => pull.run(context),
+        Command::Push(push) => push.run(context),
         Command::Login(login) => login.run(context),
         Command::Logout(logout) => logout.run(context),
+        Command::Images(images) => images.run(context),
         Command::Image(image) => image.run(context),
+        Command::System(system) => system.run(context),
         Command::Config(arguments) => print_config(&arguments, context),
         Command::Schema(schema) => schema.run(context),
         Command::Ls(ls) => ls.run(context),

@@ -210,7 +210,13 @@ fn image_kind(error: &ImageError) -> FailureKind {
         ImageError::NotPushable { .. } | ImageError::PullPolicy(_) => FailureKind::Invalid,
         ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
-        ImageError::AmbiguousId { .. } | ImageError::Rootfs { .. } => FailureKind::Invalid,
+        ImageError::AmbiguousId { .. }
+        | ImageError::Rootfs { .. }
+        | ImageError::Platform(_)
+        | ImageError::Source(_)
+        | ImageError::NotSaveable { .. }
+        | ImageError::Import { .. }
+        | ImageError::Change { .. } => FailureKind::Invalid,
         _ => FailureKind::Internal,
     }
 }

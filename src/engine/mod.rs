@@ -7,6 +7,7 @@ mod backend;
 mod cgroup;
 mod clock;
 pub mod container;
+mod disk;
 mod error;
 pub mod image;
 mod names;
@@ -25,6 +26,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 pub use clock::now;
+pub use disk::{DiskUsage, VolumeUsage};
 pub use error::{EngineError, chain};
 pub use roots::Roots;
 use shared::Shared;

@@ -12,6 +12,7 @@ mod examples;
 mod exec;
 mod harness_itself;
 mod health;
+mod image_store;
 mod images;
 mod life;
 mod lifecycle;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         exec::CASES,
         harness_itself::CASES,
         health::CASES,
+        image_store::CASES,
         images::CASES,
         life::CASES,
         lifecycle::CASES,

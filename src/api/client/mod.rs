@@ -3,6 +3,7 @@
 //! Meant for one command: a current-thread runtime, one connection that is used again for each call
 //! and handed over to the call that streams. Never retries and never starts an engine.
 
+pub mod images;
 mod session;
 mod streams;
 
@@ -160,20 +161,7 @@ impl Client {
         }
         let status = response.status();
         let text = collect(call, response.into_body()).await?;
-        Err(ClientError::Engine(
-            match serde_json::from_slice::<ErrorBody>(&text) {
-                Ok(body) => BackendError {
-                    kind: body.kind.unwrap_or(kind_of(status)),
-                    message: body.message,
-                    hints: body.hints,
-                },
-                Err(_) => BackendError {
-                    kind: kind_of(status),
-                    message: format!("{call}: the engine answered {status}"),
-                    hints: Vec::new(),
-                },
-            },
-        ))
+        Err(refused(call, status, &text))
     }
 
     async fn get<T: DeserializeOwned>(
@@ -406,6 +394,22 @@ async fn handshake(
     // Whoever waits for an answer is told of a failure; nobody else needs to know.
     tokio::spawn(async move { _ = connection.with_upgrades().await });
     Ok(sender)
+}
+
+/// An answer that is a failure.
+fn refused(call: &'static str, status: StatusCode, body: &[u8]) -> ClientError {
+    ClientError::Engine(match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(body) => BackendError {
+            kind: body.kind.unwrap_or(kind_of(status)),
+            message: body.message,
+            hints: body.hints,
+        },
+        Err(_) => BackendError {
+            kind: kind_of(status),
+            message: format!("{call}: the engine answered {status}"),
+            hints: Vec::new(),
+        },
+    })
 }
 
 fn encode<O: Serialize>(project: Option<Project>, options: &O) -> Result<Bytes, serde_json::Error> {

@@ -5,6 +5,7 @@
 
 mod docker;
 mod error;
+mod images;
 mod logs;
 mod project;
 mod registry;

@@ -7,6 +7,7 @@
 pub mod docker;
 pub mod exec;
 pub mod frame;
+pub mod image;
 mod project;
 pub mod registry;
 mod status;

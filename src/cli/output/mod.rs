@@ -8,7 +8,10 @@ mod escape;
 mod failure;
 mod log_lines;
 mod progress;
+mod rows;
+mod sizes;
 mod table;
+mod template;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -17,7 +20,10 @@ pub use escape::visible;
 pub use failure::{Failure, Kind};
 pub use log_lines::{LogLines, LogStyle};
 pub use progress::{Progress, ProgressMode, TICK};
+pub use rows::Rows;
+pub use sizes::{long_size, short_size};
 pub use table::Table;
+pub use template::Template;
 
 /// Where a command's output goes.
 #[derive(Debug, Clone, Copy)]

@@ -63,15 +63,6 @@ pub struct Image {
     pub added_at: u64,
 }
 
-/// What a removal did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Names that were taken away, as Docker shows them.
-    pub untagged: Vec<String>,
-    /// The image, if that was its last name.
-    pub deleted: Option<String>,
-}
-
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ImageRecord {
     /// Set for a `rootfs:` image, which has nothing else.
@@ -83,6 +74,9 @@ pub(super) struct ImageRecord {
     pub(super) size: u64,
     /// Nanoseconds since the epoch.
     pub(super) added_at: u64,
+    /// Removed by its user, and kept for containers that were made from it.
+    #[serde(default)]
+    pub(super) is_deleted: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,6 +99,9 @@ pub(super) struct SnapshotRecord {
     pub(super) diff_id: Digest,
     /// Bytes of file data.
     pub(super) n_bytes: u64,
+    /// What it takes of the disk, with its recipe; measured when it is first asked for.
+    #[serde(default)]
+    pub(super) disk_bytes: Option<u64>,
 }
 
 /// Clones share everything.
@@ -120,6 +117,8 @@ pub(super) struct Inner {
     pub(super) empty: PathBuf,
     /// One at a time makes a given reference present.
     pub(super) flights: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// Held while layers get their names and records.
+    pub(super) publishing: Mutex<()>,
     /// How many calls need which content.
     pub(super) leases: Mutex<HashMap<Digest, usize>>,
     pub(super) registries: Registries,
@@ -134,15 +133,7 @@ pub(super) struct Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut leases = lock(&self.inner.leases);
-        for digest in &self.digests {
-            if let Some(count) = leases.get_mut(digest) {
-                *count -= 1;
-                if *count == 0 {
-                    leases.remove(digest);
-                }
-            }
-        }
+        self.inner.release(&self.digests);
     }
 }
 
@@ -171,10 +162,12 @@ impl Images {
             store,
             empty,
             flights: Mutex::default(),
+            publishing: Mutex::default(),
             leases: Mutex::default(),
             registries: Registries::default(),
             claims: Claims::default(),
         };
+        // Which containers there are is not known yet, so images that only they need stay.
         inner.collect_garbage()?;
         Ok(Images {
             inner: Arc::new(inner),
@@ -246,7 +239,10 @@ impl Images {
     /// still be removed, and reading its source again heals it.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let mut images = Vec::new();
-        for (id, _) in self.inner.store.list::<ImageRecord>(Table::Images)? {
+        for (id, record) in self.inner.store.list::<ImageRecord>(Table::Images)? {
+            if record.is_deleted {
+                continue;
+            }
             let Ok(id) = Digest::parse(&id) else { continue };
             match self.inner.image(&id) {
                 Ok(image) => images.push(image),
@@ -271,42 +267,6 @@ impl Images {
         };
         let key = reference.canonical();
         Ok(self.inner.store.put(Table::References, &key, &record)?)
-    }
-
-    /// Reads every image of an archive or layout and gives it the names that it has there, as
-    /// `docker load` does. Returns those names.
-    pub fn load(
-        &self,
-        archive: &Reference,
-        progress: impl Fn(ImageProgress) + Sync,
-    ) -> Result<Vec<String>, ImageError> {
-        let mut loaded = Vec::new();
-        for name in source::tags_in(archive, &self.inner.content)? {
-            // A bare tag such as `v1` of a layout would become an image of that name.
-            let Ok(tag @ Reference::Registry { .. }) = Reference::parse(&name) else {
-                continue;
-            };
-            if !name.contains([':', '@', '/']) {
-                continue;
-            }
-            let Some(found) = source::find(&archive.with_tag(&name), None, &self.inner.content)?
-            else {
-                continue;
-            };
-            let batch = Batch::default();
-            self.inner.install(found, &tag, None, batch, &progress)?;
-            loaded.push(tag.to_string());
-        }
-        if loaded.is_empty() {
-            loaded.push(self.ensure(archive, None, None, progress)?.id.to_string());
-        }
-        Ok(loaded)
-    }
-
-    /// Takes a name away; with the last one goes the image, and with it the layers that no other
-    /// image needs. `users` are the containers that were made from it.
-    pub fn remove(&self, name: &str, users: &[String]) -> Result<Removed, ImageError> {
-        self.inner.remove(name, users)
     }
 }
 
@@ -368,7 +328,7 @@ impl Inner {
         let id = Digest::of(&named);
         let mut batch = Batch::default();
         let known: Option<ImageRecord> = self.store.get(Table::Images, &id.to_string())?;
-        if known.is_none() {
+        if known.is_none_or(|known| known.is_deleted) {
             batch.put(
                 Table::Images,
                 &id.to_string(),
@@ -378,6 +338,7 @@ impl Inner {
                     chain_ids: Vec::new(),
                     size: 0,
                     added_at: now(),
+                    is_deleted: false,
                 },
             );
         }
@@ -459,6 +420,13 @@ impl Inner {
         Ok(layers)
     }
 
+    /// The record of a layer that is on disk.
+    pub(super) fn snapshot(&self, chain_id: &Digest) -> Result<Option<SnapshotRecord>, ImageError> {
+        let record: Option<SnapshotRecord> =
+            self.store.get(Table::Snapshots, &chain_id.to_string())?;
+        Ok(record.filter(|_| self.content.has_snapshot(chain_id)))
+    }
+
     pub(super) fn resolve(&self, name: &str) -> Result<Digest, ImageError> {
         if let Ok(reference) = Reference::parse(name) {
             let key = reference.canonical();
@@ -476,7 +444,10 @@ impl Inner {
         }
         let prefix = format!("sha256:{hex}");
         let ids = self.store.list::<ImageRecord>(Table::Images)?;
-        let mut matching = ids.iter().filter(|(id, _)| id.starts_with(&prefix));
+        // What a container was made from is found by its whole id even when it was removed.
+        let mut matching = ids.iter().filter(|(id, record)| {
+            id.starts_with(&prefix) && (!record.is_deleted || *id == prefix)
+        });
         match (matching.next(), matching.next()) {
             (Some((id, _)), None) => Digest::parse(id).map_err(|_| not_found()),
             (None, _) => Err(not_found()),
@@ -487,18 +458,35 @@ impl Inner {
     }
 
     pub(super) fn lease(&self, digests: Vec<Digest>) -> Lease<'_> {
-        let mut leases = lock(&self.leases);
-        for digest in &digests {
-            *leases.entry(digest.clone()).or_default() += 1;
-        }
+        self.hold(&digests);
         Lease {
             inner: self,
             digests,
         }
     }
+
+    /// Leases for longer than a call; [`Inner::release`] ends it.
+    pub(super) fn hold(&self, digests: &[Digest]) {
+        let mut leases = lock(&self.leases);
+        for digest in digests {
+            *leases.entry(digest.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn release(&self, digests: &[Digest]) {
+        let mut leases = lock(&self.leases);
+        for digest in digests {
+            if let Some(count) = leases.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    leases.remove(digest);
+                }
+            }
+        }
+    }
 }
 
-fn rootfs_config() -> ImageConfiguration {
+pub(super) fn rootfs_config() -> ImageConfiguration {
     let inner = ConfigBuilder::default()
         .env(vec![DEFAULT_PATH.to_owned()])
         .build()

@@ -1,5 +1,6 @@
 //! A found image becomes layers on disk and a record.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -21,6 +22,9 @@ use crate::sys::detached;
 /// Layers under way at once, on the smallest machine.
 const MIN_LAYERS_AT_ONCE: usize = 4;
 
+/// A layer that is wrong twice is wrong at its origin.
+const MAX_ATTEMPTS: usize = 2;
+
 /// Progress is reported at most once per this many bytes of a layer.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
@@ -31,49 +35,88 @@ impl Inner {
         found: Found,
         reference: &Reference,
         stamp: Option<Stamp>,
+        batch: Batch,
+        progress: &(dyn Fn(ImageProgress) + Sync),
+    ) -> Result<Image, ImageError> {
+        let references = std::slice::from_ref(reference);
+        self.install_as(found, references, stamp, batch, progress)
+    }
+
+    /// As [`Inner::install`], under any number of names.
+    pub(super) fn install_as(
+        &self,
+        found: Found,
+        references: &[Reference],
+        stamp: Option<Stamp>,
         mut batch: Batch,
         progress: &(dyn Fn(ImageProgress) + Sync),
     ) -> Result<Image, ImageError> {
+        let shown = match references.first() {
+            Some(reference) => reference.to_string(),
+            None => found.id.short().to_owned(),
+        };
         let chain = chain_ids(&found.checked.diff_ids);
         let mut leased = chain.clone();
         leased.push(found.id.clone());
         leased.extend(found.manifest.iter().map(|(digest, _)| digest.clone()));
         let lease = self.lease(leased);
 
-        let mut size = 0;
+        let mut sizes = HashMap::new();
         let mut missing = Vec::new();
         for (position, chain_id) in chain.iter().enumerate() {
-            let record: Option<SnapshotRecord> =
-                self.store.get(Table::Snapshots, &chain_id.to_string())?;
-            match record.filter(|_| self.content.has_snapshot(chain_id)) {
-                Some(record) => size += record.n_bytes,
-                None => missing.push(position),
+            if self.snapshot(chain_id)?.is_none() {
+                missing.push(position);
             }
         }
+        let mut staged = Vec::new();
         if !missing.is_empty() {
-            let image = reference.to_string();
-            let unpacked = self.unpack(&image, &found.layers, &missing, progress)?;
-            let staged = self.complete(&image, &chain, unpacked)?;
+            let unpacked = self.unpack(&shown, &found.layers, &missing, progress)?;
+            staged = self.complete(&shown, &chain, unpacked)?;
             // Before the sync, which would otherwise bring to the disk what nobody needs any more.
             for &position in &missing {
-                found.layers[position].origin.unpacked();
-            }
-            self.content.sync()?;
-            for (position, staged, n_bytes) in staged {
-                self.content.publish(staged, &chain[position])?;
-                size += n_bytes;
-                let record = SnapshotRecord {
-                    diff_id: found.checked.diff_ids[position].clone(),
-                    n_bytes,
-                };
-                batch.put(Table::Snapshots, &chain[position].to_string(), &record);
+                found.layers[position].origin.forget();
             }
         }
+        let mut blobs = Vec::new();
         if let Some((digest, bytes)) = &found.manifest {
-            self.content.put_blob(digest, bytes)?;
+            blobs.extend(self.content.stage_blob(digest, bytes)?);
         }
-        self.content.put_blob(&found.id, &found.config_bytes)?;
-        self.content.sync_names()?;
+        blobs.extend(self.content.stage_blob(&found.id, &found.config_bytes)?);
+        // The order is what makes it safe at any instant: all data is on disk before anything has
+        // its name, all names are before a record tells of them.
+        let is_new = !staged.is_empty() || !blobs.is_empty();
+        if is_new {
+            self.content.sync()?;
+        }
+        // One at a time: between the look at a record and its commit nobody else may publish the
+        // same layer, or it would be swapped under a container that has it mounted.
+        let _alone = lock(&self.publishing);
+        for (position, staged, n_bytes) in staged {
+            if self.snapshot(&chain[position])?.is_some() {
+                continue;
+            }
+            self.content.publish(staged, &chain[position])?;
+            let record = SnapshotRecord {
+                diff_id: found.checked.diff_ids[position].clone(),
+                n_bytes,
+                disk_bytes: None,
+            };
+            batch.put(Table::Snapshots, &chain[position].to_string(), &record);
+            sizes.insert(position, n_bytes);
+        }
+        for blob in &blobs {
+            self.content.publish_blob(blob)?;
+        }
+        if is_new {
+            self.content.sync_names()?;
+        }
+        let mut size = 0;
+        for (position, chain_id) in chain.iter().enumerate() {
+            size += match sizes.get(&position) {
+                Some(n_bytes) => *n_bytes,
+                None => self.snapshot(chain_id)?.map_or(0, |record| record.n_bytes),
+            };
+        }
 
         let id = found.id.to_string();
         let known: Option<ImageRecord> = self.store.get(Table::Images, &id)?;
@@ -83,20 +126,23 @@ impl Inner {
             chain_ids: chain,
             size,
             added_at: known.map_or_else(now, |known| known.added_at),
+            is_deleted: false,
         };
         batch.put(Table::Images, &id, &record);
-        let name = ReferenceRecord {
-            image: found.id.clone(),
-            name: reference.to_string(),
-            stamp,
-            digest: None,
-            pulled_at: None,
-        };
-        batch.put(Table::References, &reference.canonical(), &name);
+        for reference in references {
+            let name = ReferenceRecord {
+                image: found.id.clone(),
+                name: reference.to_string(),
+                stamp: stamp.clone(),
+                digest: None,
+                pulled_at: None,
+            };
+            batch.put(Table::References, &reference.canonical(), &name);
+        }
         self.store.commit(batch)?;
         drop(lease);
         progress(ImageProgress {
-            part: reference.to_string(),
+            part: shown,
             status: "complete".to_owned(),
             current_bytes: size,
             total_bytes: size,
@@ -163,7 +209,7 @@ impl Inner {
                 total_bytes,
             });
         };
-        let mut attempts = 0..;
+        let mut n_attempts = 0;
         loop {
             let refuse = |source| ImageError::Layer {
                 image: image.to_owned(),
@@ -187,7 +233,7 @@ impl Inner {
             let unpacked = layer::unpack(
                 blob,
                 &found.expected,
-                staged.directory()?,
+                staged.target()?,
                 Limits::DEFAULT,
                 &on_bytes,
             );
@@ -196,14 +242,21 @@ impl Inner {
                     report("complete", total_bytes, total_bytes);
                     return Ok((staged, extracted));
                 }
-                // Damaged on its way, or kept from an earlier attempt that went wrong. Bytes that
-                // are wrong break off the decompression more often than they reach the digest.
-                Err(error) if !is_final(&error) && found.origin.distrust() => {
-                    if attempts.next() == Some(1) {
-                        return Err(layer_error(error, refuse));
+                Err(error) if is_final(&error) => return Err(layer_error(error, refuse)),
+                // Bytes that are wrong break decompression or the archive before anybody can
+                // compare digests. Damaged on their way, or kept from an attempt that went wrong,
+                // they are fetched once more.
+                Err(error) => match found.origin.fault() {
+                    None => return Err(layer_error(error, refuse)),
+                    Some(fault @ RegistryError::Mismatch { .. }) => {
+                        found.origin.forget();
+                        n_attempts += 1;
+                        if n_attempts == MAX_ATTEMPTS {
+                            return Err(fault.into());
+                        }
                     }
-                }
-                Err(error) => return Err(layer_error(error, refuse)),
+                    Some(fault) => return Err(fault.into()),
+                },
             }
         }
     }

@@ -183,21 +183,6 @@ impl Inner {
         Ok(digest)
     }
 
-    /// Writes the archive of a layer.
-    fn write_layer(
-        &self,
-        _id: &Digest,
-        _chain_id: &Digest,
-        diff_id: &Digest,
-        _out: &mut dyn Write,
-    ) -> Result<u64, ImageError> {
-        Err(RegistryError::Rebuild {
-            layer: diff_id.short().to_owned(),
-            source: io::ErrorKind::Unsupported.into(),
-        }
-        .into())
-    }
-
     /// The manifest that the image came with, if it is here and undamaged.
     fn stored_manifest(&self, record: &ImageRecord) -> Option<(Vec<u8>, StoredManifest)> {
         let bytes = self.content.blob(record.manifest.as_ref()?).ok()?;
