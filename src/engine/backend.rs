@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::container::{ContainerId, ContainerRecord, Driver, VolumeMountRecord, parse_signal};
+use super::container::{
+    ContainerId, ContainerRecord, Driver, VolumeMountRecord, log_rotation, logging_remark,
+    parse_signal,
+};
 use super::image::{Image, ImageError, Platform, PullPolicy, Reference, Wish};
 use super::store::{Batch, Table};
 use super::volume::{VolumeError, Volumes};
@@ -135,9 +138,17 @@ impl Backend for Engine {
         Ok(())
     }
 
-    async fn warnings(&self) -> Vec<String> {
+    async fn warnings(&self, project: &ProjectName) -> Vec<String> {
         // A rule set that cannot be read is no reason to call a project that runs a failure.
-        self.shared.networks.warnings().unwrap_or_default()
+        let mut warnings = self.shared.networks.warnings().unwrap_or_default();
+        for container in self.containers() {
+            let view = container.view();
+            let config = &view.record.config;
+            if config.labels.get(labels::PROJECT).map(String::as_str) == Some(project.as_str()) {
+                warnings.extend(logging_remark(&config.name, config.logging.as_ref()));
+            }
+        }
+        warnings
     }
 
     fn subscribe(&self) -> broadcast::Receiver<ContainerChange> {
@@ -267,6 +278,7 @@ impl Engine {
     ) -> Result<ContainerId, EngineError> {
         let shared = &self.shared;
         let image = shared.image_by_reference(&config.image)?;
+        log_rotation(config.logging.as_ref())?;
         let inherited = match inherit_volumes_from {
             Some(other) => self.container(other)?.view().record.volumes.clone(),
             None => Vec::new(),

@@ -1,6 +1,6 @@
 //! Why the engine could not do something, and what a person can do about it.
 
-use super::container::ShimError;
+use super::container::{LoggingError, ShimError};
 use super::image::{ImageError, RegistryError};
 use super::network::NetworkError;
 use super::store::StoreError;
@@ -55,6 +55,8 @@ pub enum EngineError {
         path: String,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]
@@ -119,6 +121,7 @@ impl EngineError {
             EngineError::Store(error) if error.is_disk_full() => {
                 one("the disk is full: free space under the data root, then try again".to_owned())
             }
+            EngineError::Logging(error) => one(error.hint()),
             EngineError::Network(error) => network_hints(error),
             EngineError::Image(error) => error.hint().into_iter().collect(),
             _ => Vec::new(),
@@ -134,6 +137,7 @@ impl EngineError {
             | EngineError::NamespaceOwnerDown { .. } => FailureKind::Conflict,
             EngineError::InvalidSignal { .. }
             | EngineError::Spec { .. }
+            | EngineError::Logging(_)
             | EngineError::ImageMountLayers { .. }
             | EngineError::VolumeKind { .. }
             | EngineError::BindSourceMissing { .. } => FailureKind::Invalid,

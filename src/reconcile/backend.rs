@@ -114,7 +114,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What on this machine will keep containers from working as the project says, although every
     /// step succeeds: sentences for the user. Asked for after an `up` that changed something.
-    fn warnings(&self) -> impl Future<Output = Vec<String>> + Send {
+    fn warnings(&self, _project: &ProjectName) -> impl Future<Output = Vec<String>> + Send {
         std::future::ready(Vec::new())
     }
 

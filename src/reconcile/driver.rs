@@ -51,7 +51,7 @@ async fn try_up<B: Backend>(
     let plan = plan::up(project, &observed, options)?;
     let n_steps = carry_out(backend, plan, run, reports).await?;
     if n_steps > 0 {
-        for text in backend.warnings().await {
+        for text in backend.warnings(&project.name).await {
             let _ = reports.send(Report::Warning { text });
         }
     }

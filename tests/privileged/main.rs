@@ -6,6 +6,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod autostart;
 mod bad_input;
 mod crash;
 mod examples;
@@ -26,6 +27,7 @@ mod registry_chaos;
 mod restart;
 mod sec_confinement;
 mod security;
+mod shims;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -51,6 +53,7 @@ pub(crate) use cases;
 
 fn main() -> ExitCode {
     let cases: Vec<Case> = [
+        autostart::CASES,
         bad_input::CASES,
         crash::CASES,
         examples::CASES,
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         restart::CASES,
         sec_confinement::CASES,
         security::CASES,
+        shims::CASES,
         storage::CASES,
     ]
     .concat();
