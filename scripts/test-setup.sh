@@ -12,8 +12,8 @@ PACKAGES=(
     ca-certificates
     cpio             # tests/vm: the first stage of the second kernel
     curl             # published ports, from other namespaces
-    e2fsprogs        # tests/vm: its disk
     docker-registry  # images to pull, and a place to push to
+    e2fsprogs        # tests/vm: its disk
     gcc libc6-dev    # the linker that cargo calls
     iproute2         # ip: lo up, foreign namespaces
     nginx-light postgresql redis-server redis-tools # examples/stack
@@ -21,7 +21,7 @@ PACKAGES=(
     procps
     python3          # programs that attack from inside of containers
     qemu-system-x86  # tests/vm: the second kernel
-    skopeo           # another reader and writer of image archives
+    skopeo           # reads what was pushed and saved, writes what is loaded
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -23,6 +23,7 @@ mod output;
 mod project;
 mod ps;
 mod pull;
+mod push;
 pub mod remote;
 mod restart;
 mod schema;
@@ -80,10 +81,11 @@ enum Command {
     Start(start::Start),
     Restart(restart::Restart),
     Kill(kill::Kill),
-    Images(images::Images),
     Pull(pull::Pull),
+    Push(push::Push),
     Login(login::Login),
     Logout(logout::Logout),
+    Images(images::Images),
     Image(image::Image),
     System(system::System),
     #[command(
@@ -142,10 +144,11 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Start(start) => start.run(context),
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
-        Command::Images(images) => images.run(context),
         Command::Pull(pull) => pull.run(context),
+        Command::Push(push) => push.run(context),
         Command::Login(login) => login.run(context),
         Command::Logout(logout) => logout.run(context),
+        Command::Images(images) => images.run(context),
         Command::Image(image) => image.run(context),
         Command::System(system) => system.run(context),
         Command::Config(arguments) => print_config(&arguments, context),

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use super::image::{Pushed, digest};
 
@@ -87,15 +89,29 @@ struct State {
     log: Mutex<Vec<Asked>>,
     /// Bytes of bodies of blobs that went out.
     n_sent: Mutex<usize>,
+    has_ended: AtomicBool,
 }
 
+/// Listens until it is dropped.
 pub struct Chaos {
     pub host: String,
     state: Arc<State>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Drop for Chaos {
+    fn drop(&mut self) {
+        self.state.has_ended.store(true, Ordering::SeqCst);
+        // Wakes it up, so that it sees.
+        let _ = TcpStream::connect(&self.host);
+        if let Some(listening) = self.listening.take() {
+            let _ = listening.join();
+        }
+    }
 }
 
 impl Chaos {
-    /// Listens at an address of the test's namespace until the test ends.
+    /// Listens at an address of the test's namespace.
     pub fn start(address: &str) -> Chaos {
         let listener = TcpListener::bind(address).expect("the namespace is the test's own");
         let rule: Rule = Box::new(|_| Act::Serve);
@@ -105,10 +121,14 @@ impl Chaos {
             manifests: Mutex::default(),
             log: Mutex::default(),
             n_sent: Mutex::default(),
+            has_ended: AtomicBool::new(false),
         });
         let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
+        let listening = std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
+                if shared.has_ended.load(Ordering::SeqCst) {
+                    return;
+                }
                 let state = Arc::clone(&shared);
                 // A client that goes away ends its thread, which is all.
                 std::thread::spawn(move || drop(serve(connection, &state)));
@@ -117,6 +137,7 @@ impl Chaos {
         Chaos {
             host: address.to_owned(),
             state,
+            listening: Some(listening),
         }
     }
 

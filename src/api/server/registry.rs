@@ -66,7 +66,7 @@ fn registry_of_image(reference: &str) -> &str {
 }
 
 /// The login of a request that is about one image: whoever sends it means that image's registry.
-pub(super) fn logins(headers: &HeaderMap, reference: &str) -> Logins {
+fn logins(headers: &HeaderMap, reference: &str) -> Logins {
     let header = headers.get("x-registry-auth");
     let header = header.and_then(|value| value.to_str().ok()).unwrap_or("");
     let login = AuthConfig::from_header(header).into_login();
@@ -86,7 +86,7 @@ enum Event {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+enum Direction {
     Pull,
     Push,
 }
@@ -137,15 +137,32 @@ fn events(receiver: mpsc::Receiver<Event>) -> impl Stream<Item = Event> + Send +
 }
 
 /// Docker's stream for `docker pull` and `docker push`: a JSON object a line, a failure in the last.
-pub(super) fn docker_stream<H: Host>(
+/// What fails before there is anything to tell is an HTTP status.
+async fn docker_stream<H: Host>(
     shared: Arc<Shared<H>>,
     request: ImageRequest,
     direction: Direction,
     first: Value,
-) -> Response {
+) -> Result<Response, ApiError> {
     let reference = request.reference.clone();
     let mut is_new = true;
-    let told = events(begin(shared, request, direction)).map(move |event| match event {
+    let mut receiver = begin(shared, request, direction);
+    let mut early = Vec::new();
+    loop {
+        match receiver.recv().await {
+            Some(Event::Ended(Err(error))) => return Err(error.into()),
+            Some(Event::Progress(progress)) if progress.part == reference => {
+                early.push(Event::Progress(progress));
+            }
+            Some(event) => {
+                early.push(event);
+                break;
+            }
+            None => break,
+        }
+    }
+    let told = futures_util::stream::iter(early).chain(events(receiver));
+    let told = told.map(move |event| match event {
         Event::Progress(progress) if progress.part == reference => {
             is_new &= progress.status != "up to date";
             match progress.status.strip_prefix("digest: ") {
@@ -177,11 +194,11 @@ pub(super) fn docker_stream<H: Host>(
             }
             Ok::<_, Infallible>(Bytes::from(text))
         });
-    (
+    Ok((
         [(header::CONTENT_TYPE, "application/json")],
         Body::from_stream(lines),
     )
-        .into_response()
+        .into_response())
 }
 
 /// `POST /wharf/v1/images/pull`.
@@ -265,13 +282,13 @@ fn reports<H: Host>(
 }
 
 /// `POST /images/create?fromImage=…` as Docker has it.
-pub(super) fn docker_pull<H: Host>(
+pub(super) async fn docker_pull<H: Host>(
     shared: Arc<Shared<H>>,
     headers: &HeaderMap,
     from_image: &str,
     tag: &str,
     platform: &str,
-) -> Response {
+) -> Result<Response, ApiError> {
     let reference = match tag {
         "" => from_image.to_owned(),
         digest if digest.contains(':') => format!("{from_image}@{digest}"),
@@ -285,16 +302,16 @@ pub(super) fn docker_pull<H: Host>(
     };
     let tag = if tag.is_empty() { "latest" } else { tag };
     let first = json!({"status": format!("Pulling from {from_image}"), "id": tag});
-    docker_stream(shared, request, Direction::Pull, first)
+    docker_stream(shared, request, Direction::Pull, first).await
 }
 
 /// `POST /images/{name}/push?tag=…` as Docker has it.
-pub(super) fn docker_push<H: Host>(
+pub(super) async fn docker_push<H: Host>(
     shared: Arc<Shared<H>>,
     headers: &HeaderMap,
     name: &str,
     tag: &str,
-) -> Response {
+) -> Result<Response, ApiError> {
     let reference = match tag {
         "" => name.to_owned(),
         tag => format!("{name}:{tag}"),
@@ -305,5 +322,5 @@ pub(super) fn docker_push<H: Host>(
         ..ImageRequest::default()
     };
     let first = json!({"status": format!("The push refers to repository [{name}]")});
-    docker_stream(shared, request, Direction::Push, first)
+    docker_stream(shared, request, Direction::Push, first).await
 }

@@ -57,9 +57,9 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/system/df", get(images::disk_usage::<H>))
         .route("/auth", post(registry::auth::<H>))
         // Our own.
-        .route("/wharf/v1/images/check", post(images::check::<H>))
         .route("/wharf/v1/images/pull", post(registry::pull::<H>))
         .route("/wharf/v1/images/push", post(registry::push::<H>))
+        .route("/wharf/v1/images/check", post(images::check::<H>))
         .route("/wharf/v1/containers", get(project::all_containers::<H>))
         .route(
             "/wharf/v1/containers/{container}/exec",

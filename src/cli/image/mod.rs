@@ -32,6 +32,7 @@ use crate::api::status_text::human_duration;
     arg_required_else_help = true,
     after_help = "Examples:\n  \
     wharf image ls                          what is there, and what it takes of the disk\n  \
+    wharf image pull nginx:1.29             fetch one from its registry\n  \
     wharf image load -i app.tar             images out of what `docker save` wrote\n  \
     wharf image save -o app.tar app:1       an archive for Docker, podman or skopeo\n  \
     wharf image prune -a                    remove what no container uses"

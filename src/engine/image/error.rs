@@ -128,6 +128,14 @@ impl ImageError {
             ImageError::NotPresent { image, .. } => Some(format!(
                 "`wharf image pull {image}` fetches it, or change `pull_policy`"
             )),
+            ImageError::Registry(error)
+            | ImageError::Pull { source: error, .. }
+            | ImageError::Push { source: error, .. } => error.hint(),
+            ImageError::NotPushable { .. } => Some(
+                "give the image a name with a registry and a tag: `wharf image tag IMAGE \
+                 REGISTRY/NAME:TAG`"
+                    .to_owned(),
+            ),
             ImageError::SeveralNames { .. } => {
                 Some("remove it by each of its names, or all of them with --force".to_owned())
             }
@@ -148,14 +156,6 @@ impl ImageError {
             ImageError::NotSaveable { .. } => {
                 Some("pack it with `tar -C DIRECTORY -c . | wharf image import - NAME`".to_owned())
             }
-            ImageError::Registry(error)
-            | ImageError::Pull { source: error, .. }
-            | ImageError::Push { source: error, .. } => error.hint(),
-            ImageError::NotPushable { .. } => Some(
-                "give the image a name with a registry and a tag: `wharf image tag IMAGE \
-                 REGISTRY/NAME:TAG`"
-                    .to_owned(),
-            ),
             _ => None,
         }
     }

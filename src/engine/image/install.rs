@@ -22,6 +22,9 @@ use crate::sys::detached;
 /// Layers under way at once, on the smallest machine.
 const MIN_LAYERS_AT_ONCE: usize = 4;
 
+/// A layer that is wrong twice is wrong at its origin.
+const MAX_ATTEMPTS: usize = 2;
+
 /// Progress is reported at most once per this many bytes of a layer.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
@@ -71,7 +74,7 @@ impl Inner {
             staged = self.complete(&shown, &chain, unpacked)?;
             // Before the sync, which would otherwise bring to the disk what nobody needs any more.
             for &position in &missing {
-                found.layers[position].origin.unpacked();
+                found.layers[position].origin.forget();
             }
         }
         let mut blobs = Vec::new();
@@ -206,7 +209,7 @@ impl Inner {
                 total_bytes,
             });
         };
-        let mut attempts = 0..;
+        let mut n_attempts = 0;
         loop {
             let refuse = |source| ImageError::Layer {
                 image: image.to_owned(),
@@ -239,14 +242,21 @@ impl Inner {
                     report("complete", total_bytes, total_bytes);
                     return Ok((staged, extracted));
                 }
-                // Damaged on its way, or kept from an earlier attempt that went wrong. Bytes that
-                // are wrong break off the decompression more often than they reach the digest.
-                Err(error) if !is_final(&error) && found.origin.distrust() => {
-                    if attempts.next() == Some(1) {
-                        return Err(layer_error(error, refuse));
+                Err(error) if is_final(&error) => return Err(layer_error(error, refuse)),
+                // Bytes that are wrong break decompression or the archive before anybody can
+                // compare digests. Damaged on their way, or kept from an attempt that went wrong,
+                // they are fetched once more.
+                Err(error) => match found.origin.fault() {
+                    None => return Err(layer_error(error, refuse)),
+                    Some(fault @ RegistryError::Mismatch { .. }) => {
+                        found.origin.forget();
+                        n_attempts += 1;
+                        if n_attempts == MAX_ATTEMPTS {
+                            return Err(fault.into());
+                        }
                     }
-                }
-                Err(error) => return Err(layer_error(error, refuse)),
+                    Some(fault) => return Err(fault.into()),
+                },
             }
         }
     }

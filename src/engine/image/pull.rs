@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::CheckedConfig;
 use super::digest::chain_ids;
-use super::images::{Image, Inner, ReferenceRecord, SnapshotRecord, lock, now};
+use super::images::{Image, Inner, ReferenceRecord, lock, now};
 use super::layer::Expected;
 use super::platform::Platform;
 use super::pull_policy::PullPolicy;
@@ -218,12 +218,6 @@ impl Inner {
         }
     }
 
-    fn has_layer(&self, chain_id: &Digest) -> Result<bool, ImageError> {
-        let record: Option<SnapshotRecord> =
-            self.store.get(Table::Snapshots, &chain_id.to_string())?;
-        Ok(record.is_some() && self.content.has_snapshot(chain_id))
-    }
-
     /// Fetches the layers that are missing and records the image.
     fn take_in(
         &self,
@@ -275,7 +269,7 @@ impl Inner {
         };
         let mut missing = Vec::new();
         for (position, chain_id) in chain.iter().enumerate() {
-            let is_there = self.has_layer(chain_id)?;
+            let is_there = self.snapshot(chain_id)?.is_some();
             let status = match is_there {
                 true => "already there",
                 false => "waiting",

@@ -18,6 +18,7 @@ use super::config::{self, CheckedConfig, ConfigError};
 use super::content::{Content, ContentError, MAX_DOCUMENT_BYTES};
 use super::layer::Expected;
 use super::platform::Platform;
+use super::registry::RegistryError;
 use super::tar_stream::TarError;
 use super::{Digest, DigestError, LayerError, Reference};
 
@@ -152,19 +153,26 @@ pub trait LayerOrigin: Send + Sync {
         "unpacking"
     }
 
-    /// The bytes were not what they should be. True if reading once more may help.
-    fn distrust(&self) -> bool {
-        false
+    /// Unpacking went wrong: whether that is because the bytes are not those that were announced.
+    fn fault(&self) -> Option<RegistryError> {
+        None
     }
 
-    /// Every layer of the image is unpacked; what was kept for another attempt is of no use.
-    fn unpacked(&self) {}
+    /// What was kept for another attempt is of no use any more.
+    fn forget(&self) {}
 }
 
 /// A member of a local source.
 struct Member {
     source: Arc<Source>,
     name: String,
+}
+
+impl LayerOrigin for Member {
+    fn open(&self) -> io::Result<(Box<dyn Read + Send + '_>, u64)> {
+        let (section, n_bytes) = self.source.open(&self.name).map_err(io::Error::other)?;
+        Ok((Box::new(section), n_bytes))
+    }
 }
 
 impl FoundLayer {
@@ -179,13 +187,6 @@ impl FoundLayer {
             expected,
             origin: Box::new(Member { source, name }),
         })
-    }
-}
-
-impl LayerOrigin for Member {
-    fn open(&self) -> io::Result<(Box<dyn Read + Send + '_>, u64)> {
-        let (section, n_bytes) = self.source.open(&self.name).map_err(io::Error::other)?;
-        Ok((Box::new(section), n_bytes))
     }
 }
 

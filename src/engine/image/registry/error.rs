@@ -131,8 +131,6 @@ pub enum RegistryError {
     },
     #[error("cannot keep what is downloaded of layer {layer}")]
     Keep { layer: String, source: io::Error },
-    #[error("layer {layer} cannot be written down as it was")]
-    Rebuild { layer: String, source: io::Error },
     #[error("cannot use {path:?}")]
     Settings { path: PathBuf, source: io::Error },
     #[error("{path:?} is not what it should be: {why}")]

@@ -25,6 +25,7 @@ use super::repository::Repository;
 use super::{RegistryError, retry};
 use crate::engine::image::Digest;
 use crate::engine::image::content::Content;
+use crate::engine::image::digest::Hashing;
 use crate::engine::image::source::LayerOrigin;
 
 /// A layer in a registry.
@@ -73,12 +74,30 @@ impl LayerOrigin for LayerBlob {
         "downloading"
     }
 
-    fn distrust(&self) -> bool {
-        // A file that cannot be removed is found wrong again, and the pull fails.
-        self.content.forget_download(&self.digest).is_ok()
+    fn fault(&self) -> Option<RegistryError> {
+        let read = || -> io::Result<Digest> {
+            let (blob, _) = self.open()?;
+            Ok(Hashing::new(blob).finish()?.0)
+        };
+        match read() {
+            Ok(found) if found == self.digest => None,
+            Ok(found) => {
+                let what = format!("layer {}", self.digest.short());
+                let host = self.repository.host();
+                Some(RegistryError::mismatch(host, &what, &self.digest, &found))
+            }
+            Err(error) => Some(
+                error
+                    .downcast()
+                    .unwrap_or_else(|source| RegistryError::Keep {
+                        layer: self.digest.short().to_owned(),
+                        source,
+                    }),
+            ),
+        }
     }
 
-    fn unpacked(&self) {
+    fn forget(&self) {
         if let Err(error) = self.content.forget_download(&self.digest) {
             tracing::warn!(layer = %self.digest, %error, "cannot remove a download");
         }
