@@ -1,7 +1,7 @@
 //! Why the engine could not do something, and what a person can do about it.
 
 use super::container::{LoggingError, ShimError};
-use super::image::ImageError;
+use super::image::{ImageError, RegistryError};
 use super::network::NetworkError;
 use super::store::StoreError;
 use super::volume::VolumeError;
@@ -208,11 +208,28 @@ fn image_kind(error: &ImageError) -> FailureKind {
     match error {
         ImageError::Reference(_) => FailureKind::Invalid,
         ImageError::NotPresent { .. } | ImageError::NotFound { .. } => FailureKind::NotFound,
-        ImageError::CannotPull { .. } | ImageError::OtherPlatform { .. } => {
-            FailureKind::Unsupported
-        }
+        ImageError::Registry(error)
+        | ImageError::Pull { source: error, .. }
+        | ImageError::Push { source: error, .. } => registry_kind(error),
+        ImageError::NotPushable { .. } | ImageError::PullPolicy(_) => FailureKind::Invalid,
+        ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
-        ImageError::AmbiguousId { .. } | ImageError::Rootfs { .. } => FailureKind::Invalid,
+        ImageError::AmbiguousId { .. }
+        | ImageError::Rootfs { .. }
+        | ImageError::Platform(_)
+        | ImageError::Source(_)
+        | ImageError::NotSaveable { .. }
+        | ImageError::Import { .. }
+        | ImageError::Change { .. } => FailureKind::Invalid,
+        _ => FailureKind::Internal,
+    }
+}
+
+fn registry_kind(error: &RegistryError) -> FailureKind {
+    match error {
+        // As Docker: whoever may not see an image is told that there is none.
+        RegistryError::NotFound { .. } | RegistryError::Denied { .. } => FailureKind::NotFound,
+        RegistryError::NotAnImage { .. } => FailureKind::Invalid,
         _ => FailureKind::Internal,
     }
 }

@@ -8,6 +8,7 @@ mod boot_order;
 mod cgroup;
 mod clock;
 pub mod container;
+mod disk;
 mod error;
 pub mod image;
 mod names;
@@ -26,6 +27,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 pub use clock::now;
+pub use disk::{DiskUsage, VolumeUsage};
 pub use error::{EngineError, chain};
 pub use roots::Roots;
 use shared::Shared;

@@ -377,8 +377,9 @@ impl Route {
         Ok(found)
     }
 
-    /// The destinations of all unicast routes of all tables, default routes included.
-    pub fn routes(&mut self) -> Result<Vec<IpNet>, Refusal> {
+    /// The destinations of all unicast routes of all tables, default routes included, with the index
+    /// of the link that leads there; one of several is none.
+    pub fn routes(&mut self) -> Result<Vec<(Option<u32>, IpNet)>, Refusal> {
         let mut requests = Requests::default();
         begin(
             &mut requests,
@@ -399,8 +400,10 @@ impl Route {
                 AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
                 _ => return,
             };
+            let mut link = None;
             for attribute in &message.attributes {
                 match attribute {
+                    RouteAttribute::Oif(index) => link = Some(*index),
                     RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
                         destination = IpAddr::V4(*v4);
                     }
@@ -411,7 +414,7 @@ impl Route {
                 }
             }
             if let Ok(net) = IpNet::new(destination, message.header.destination_prefix_length) {
-                found.push(net);
+                found.push((link, net));
             }
         })?;
         Ok(found)

@@ -294,7 +294,7 @@ fn is_empty_store(path: &Path) -> bool {
         "engine.log",
     ];
     // Content of images stays until it is pruned, as the user expects of `down`.
-    const CONTENT: &[&str] = &["blobs", "snapshots"];
+    const CONTENT: &[&str] = &["blobs", "snapshots", "recipes"];
     FILES.iter().any(|name| path == Path::new(name))
         || CONTENT.iter().any(|name| path.starts_with(name))
 }

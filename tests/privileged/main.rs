@@ -13,6 +13,7 @@ mod examples;
 mod exec;
 mod harness_itself;
 mod health;
+mod image_store;
 mod images;
 mod life;
 mod lifecycle;
@@ -21,6 +22,8 @@ mod logs;
 mod namespaces;
 mod networks;
 mod order;
+mod registry;
+mod registry_chaos;
 mod restart;
 mod sec_confinement;
 mod security;
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         exec::CASES,
         harness_itself::CASES,
         health::CASES,
+        image_store::CASES,
         images::CASES,
         life::CASES,
         lifecycle::CASES,
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         namespaces::CASES,
         networks::CASES,
         order::CASES,
+        registry::CASES,
+        registry_chaos::CASES,
         restart::CASES,
         sec_confinement::CASES,
         security::CASES,

@@ -8,7 +8,10 @@ mod escape;
 mod failure;
 mod log_lines;
 mod progress;
+mod rows;
+mod sizes;
 mod table;
+mod template;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -17,7 +20,10 @@ pub use escape::visible;
 pub use failure::{Failure, Kind};
 pub use log_lines::{LogLines, LogStyle};
 pub use progress::{Progress, ProgressMode, TICK};
+pub use rows::Rows;
+pub use sizes::{long_size, short_size};
 pub use table::Table;
+pub use template::Template;
 
 /// Where a command's output goes.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +62,13 @@ impl Output {
     /// Says something about the command. Nothing is lost when nobody listens.
     pub fn note(&self, text: &str) {
         _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// A question, with the cursor left behind it.
+    pub fn prompt(&self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        // Nobody who could answer is there when this fails, and reading says so.
+        _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
     }
 
     pub fn warn(&self, text: &str) {

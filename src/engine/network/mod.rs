@@ -498,11 +498,12 @@ impl Networks {
     /// What on this host will keep packets from containers although this engine lets them through,
     /// as sentences for the user.
     pub fn warnings(&self) -> Result<Vec<String>, NetworkError> {
-        if lock(&self.inner.state).networks.is_empty() {
+        let networks = lock(&self.inner.state).networks.clone();
+        if networks.is_empty() {
             return Ok(Vec::new());
         }
         let drops = lock(&self.inner.firewall).foreign_drops()?;
-        Ok(drops
+        let mut warnings: Vec<String> = drops
             .into_iter()
             .map(|chain| {
                 format!(
@@ -510,7 +511,11 @@ impl Networks {
                      reach the outside and published ports only as far as it allows"
                 )
             })
-            .collect())
+            .collect();
+        warnings.extend(with_route(&self.inner.route, |route| {
+            host::intruders(route, networks.values())
+        })?);
+        Ok(warnings)
     }
 }
 
