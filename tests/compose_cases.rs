@@ -4,10 +4,13 @@
 //! specification is newer than that version, the case is in `EXCEPTIONS` with the reason.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use wharf::compose::{self, LoadOptions};
 use wharf::source::files::HostFiles;
+use wharf::source::{self, Files, dotenv, interpolate};
 
 /// Cases whose outcome differs on purpose: part of the name, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
@@ -177,4 +180,128 @@ fn config_agrees_with_the_reference() {
         wrong.len(),
         wrong.join("\n\n")
     );
+}
+
+/// Files in memory under `/p`, for texts that no disk needs to hold.
+struct Memory(BTreeMap<PathBuf, Vec<u8>>);
+
+impl Files for Memory {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let found = self.0.get(path).cloned();
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn read_stdin(&self) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn is_file(&self, path: &Path) -> bool {
+        self.0.contains_key(path)
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path == Path::new("/p")
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
+}
+
+/// Loads a text and everything that shows it; an error means no project, and no text takes long.
+fn load_broken(text: &[u8], other: &[u8]) {
+    let files = Memory(BTreeMap::from([
+        ("/p/compose.yaml".into(), text.to_vec()),
+        ("/p/other.yaml".into(), other.to_vec()),
+    ]));
+    let mut options = LoadOptions::new("/p".into(), BTreeMap::new());
+    options.files = vec!["compose.yaml".into()];
+    let start = Instant::now();
+    let loaded = compose::load(&options, &files);
+    _ = source::render(&loaded.diagnostics, &loaded.sources, false);
+    _ = source::render_json(&loaded.diagnostics, &loaded.sources);
+    let shown = || String::from_utf8_lossy(text).into_owned();
+    let failed = loaded.diagnostics.iter().any(source::Diagnostic::is_error);
+    assert_eq!(loaded.project.is_none(), failed, "{}", shown());
+    assert!(start.elapsed() < Duration::from_secs(20), "{}", shown());
+}
+
+/// Copies of every input that end early, or in which bytes were exchanged, doubled and lost.
+#[test]
+fn broken_copies_of_every_case_end_with_a_diagnostic() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        // Marsaglia's xorshift: the same copies in every run.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below.max(1) as u64) as usize
+    };
+    const MARKS: &[u8] = b":-{}[]&*!|>'\"#%@`$\n \t\0\xff<,?";
+    let mut n_files = 0;
+    for case in cases() {
+        let Some(file) = &case.file else { continue };
+        let path = root().join("input").join(&case.name).with_file_name(file);
+        let Ok(text) = std::fs::read(&path) else {
+            continue;
+        };
+        n_files += 1;
+        for _ in 0..6 {
+            load_broken(&text[..random(text.len())], b"");
+            let mut copy = text.clone();
+            for _ in 0..=random(4) {
+                if copy.is_empty() {
+                    break;
+                }
+                let at = random(copy.len());
+                match random(3) {
+                    0 => copy[at] = MARKS[random(MARKS.len())],
+                    1 => copy.insert(at, MARKS[random(MARKS.len())]),
+                    _ => _ = copy.remove(at),
+                }
+            }
+            load_broken(&copy, b"");
+        }
+    }
+    assert!(n_files > 250, "only {n_files} files were found");
+}
+
+/// The seeds of the fuzz targets, with what those found.
+#[test]
+fn seeds_of_the_fuzz_targets_are_replayed() {
+    let seeds = |target: &str| -> Vec<Vec<u8>> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/fuzz")
+            .join(target);
+        let entries = std::fs::read_dir(directory).expect("the target has seeds");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths
+            .map(|path| std::fs::read(path).expect("a seed"))
+            .collect()
+    };
+    for seed in seeds("loader") {
+        let at = seed.iter().position(|b| *b == 0).unwrap_or(seed.len());
+        let (first, rest) = seed.split_at(at);
+        load_broken(first, rest.get(1..).unwrap_or_default());
+    }
+    let lookup = |name: &str| (name == "HOST").then(|| "host".to_owned());
+    for seed in seeds("dotenv") {
+        let text = String::from_utf8_lossy(&seed);
+        for found in [
+            dotenv::parse(&text, &dotenv::Scope::above(&lookup), &mut |_| {}),
+            dotenv::parse_raw(&text, &lookup),
+        ] {
+            for (name, assignment) in found.into_iter().flatten() {
+                let at = assignment.start as usize..assignment.end as usize;
+                assert_eq!(text.get(at), Some(&*name));
+            }
+        }
+    }
+    for seed in seeds("interpolate") {
+        let text = String::from_utf8_lossy(&seed);
+        let escaped = text.replace('$', "$$");
+        let same = interpolate::substitute(&escaped, &lookup, &mut |_| {});
+        assert_eq!(same.as_deref().ok(), Some(&*text));
+        _ = interpolate::substitute(&text, &lookup, &mut |_| {});
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Output, visible};
+use super::{Output, StatusStream, visible};
 use crate::reconcile::{Report, Status, Subject};
 
 /// `--progress`.
@@ -24,7 +24,7 @@ pub enum ProgressMode {
     Quiet,
 }
 
-/// Shows the reports of one command on stderr.
+/// Shows the reports of one command on the status stream.
 pub struct Progress {
     mode: ProgressMode,
     output: Output,
@@ -51,12 +51,15 @@ pub const TICK: Duration = Duration::from_millis(100);
 impl Progress {
     pub fn new(mode: ProgressMode, output: Output) -> Progress {
         let mode = match mode {
-            ProgressMode::Auto if output.is_stderr_terminal() => ProgressMode::Tty,
+            ProgressMode::Auto if output.is_status_terminal() => ProgressMode::Tty,
             ProgressMode::Auto => ProgressMode::Plain,
             mode => mode,
         };
         let drawn = (mode == ProgressMode::Tty).then(|| Drawn {
-            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            all: MultiProgress::with_draw_target(match output.status {
+                StatusStream::Stderr => ProgressDrawTarget::stderr(),
+                StatusStream::Stdout => ProgressDrawTarget::stdout(),
+            }),
             lines: HashMap::new(),
         });
         Progress {
@@ -137,9 +140,9 @@ impl Progress {
     fn change(&mut self, id: &str, status: Status, shown: &str) {
         match self.mode {
             ProgressMode::Plain | ProgressMode::Auto => {
-                self.output.note(&plain_line(id, shown));
+                self.output.status(&plain_line(id, shown));
             }
-            ProgressMode::Json => self.output.note(&json_line(id, status, shown)),
+            ProgressMode::Json => self.output.status(&json_line(id, status, shown)),
             ProgressMode::Quiet => (),
             ProgressMode::Tty => {
                 let palette = self.output.ansi.stderr();
@@ -290,6 +293,7 @@ mod tests {
             mode: ProgressMode::Tty,
             output: Output {
                 ansi: super::super::Ansi::Never,
+                ..Output::default()
             },
             hides_images: false,
             drawn: Some(Drawn {
