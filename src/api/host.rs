@@ -9,15 +9,16 @@ use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, oneshot};
 
+use super::images::ImageHost;
 use super::wire::exec::ExecConfig;
 use super::wire::frame::OutputStream;
 use super::wire::{EngineStatus, Verb};
 use crate::compose::{Project, ProjectName};
-use crate::plan::ObservedContainer;
+use crate::plan::{Login, ObservedContainer};
 use crate::reconcile::{Backend, BackendError, Report};
 
 /// An engine as the API serves it. Containers are named by name, id, or unambiguous id prefix.
-pub trait Host: Backend {
+pub trait Host: Backend + ImageHost {
     /// Carries out one verb on one project, reporting as it goes; the last report is `Done` or
     /// `Failed`. The reconciler does it, unless a host knows better. The server has made sure that no
     /// other verb runs on this project, and drops the future when a user cancels the command.
@@ -33,6 +34,13 @@ pub trait Host: Backend {
     {
         super::verb::carry_out(self, name, desired, verb, reports)
     }
+
+    /// Has a registry check a login.
+    fn authenticate(
+        &self,
+        registry: &str,
+        login: Login,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Containers of one project or of all, by name; without `all` only those that run, are paused
     /// or restart.

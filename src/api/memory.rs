@@ -16,14 +16,16 @@ use super::wire::{EngineStatus, Verb};
 use super::{Host, LogLine, LogQuery, LogStream, Session, SessionControl, SessionOutput};
 use crate::compose::{Project, ProjectName};
 use crate::plan::{
-    ContainerConfig, NetworkConfig, Observed, ObservedContainer, Phase, VolumeConfig,
+    ContainerConfig, Login, NetworkConfig, Observed, ObservedContainer, Phase, VolumeConfig,
 };
 use crate::reconcile::{
-    Backend, BackendError, ContainerChange, FailureKind, ImageProgress, Report, Status, Subject,
+    Backend, BackendError, ContainerChange, FailureKind, ImageProgress, ImageRequest, Report,
+    Status, Subject,
 };
 
 pub struct Memory {
     pub containers: Mutex<Vec<ObservedContainer>>,
+    pub images: Mutex<Vec<super::wire::image::ImageSummary>>,
     /// Records by container id; a follower waits on `written`.
     pub output: Mutex<HashMap<String, Vec<LogLine>>>,
     pub written: Notify,
@@ -82,6 +84,7 @@ impl Memory {
     pub fn new(containers: Vec<ObservedContainer>) -> Arc<Memory> {
         Arc::new_cyclic(|me| Memory {
             containers: Mutex::new(containers),
+            images: Mutex::default(),
             output: Mutex::default(),
             written: Notify::new(),
             changes: broadcast::channel(16).0,
@@ -152,11 +155,16 @@ impl Backend for Memory {
     }
     async fn ensure_image(
         &self,
-        _: &str,
-        _: Option<&str>,
-        _: Option<&str>,
+        _: &ImageRequest,
         _: mpsc::UnboundedSender<ImageProgress>,
     ) -> Result<String, BackendError> {
+        not_asked()
+    }
+    async fn push_image(
+        &self,
+        _: &ImageRequest,
+        _: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<(), BackendError> {
         not_asked()
     }
     async fn create_network(&self, _: &NetworkConfig) -> Result<(), BackendError> {
@@ -231,6 +239,10 @@ impl Host for Memory {
         _ = reports.send(Report::Done {
             n_steps: services.len(),
         });
+    }
+
+    async fn authenticate(&self, _: &str, _: Login) -> Result<(), BackendError> {
+        not_asked()
     }
 
     async fn list(

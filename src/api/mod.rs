@@ -10,9 +10,13 @@
 pub mod client;
 mod containers;
 mod engine_host;
+mod engine_images;
 mod host;
+pub mod images;
 #[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod memory_images;
 pub mod server;
 #[cfg(test)]
 mod socket_tests;

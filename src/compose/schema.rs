@@ -362,7 +362,7 @@ object!(GENERIC_RESOURCE keep [] {
     "discrete_resource_spec": Shape::Object(&DISCRETE_RESOURCE),
 });
 object!(DISCRETE_RESOURCE keep ["value"] { "kind": Text, "value": Int, });
-object!(DEVICE_REQUEST keep [] {
+object!(DEVICE_REQUEST keep ["count"] {
     "capabilities": DISTINCT_TEXTS,
     "driver": Text,
     "count": OneOf(&[Choice(&["all"]), Int]),

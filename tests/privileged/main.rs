@@ -6,12 +6,14 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod autostart;
 mod bad_input;
 mod crash;
 mod examples;
 mod exec;
 mod harness_itself;
 mod health;
+mod image_store;
 mod images;
 mod life;
 mod lifecycle;
@@ -20,9 +22,12 @@ mod logs;
 mod namespaces;
 mod networks;
 mod order;
+mod registry;
+mod registry_chaos;
 mod restart;
 mod sec_confinement;
 mod security;
+mod shims;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -48,12 +53,14 @@ pub(crate) use cases;
 
 fn main() -> ExitCode {
     let cases: Vec<Case> = [
+        autostart::CASES,
         bad_input::CASES,
         crash::CASES,
         examples::CASES,
         exec::CASES,
         harness_itself::CASES,
         health::CASES,
+        image_store::CASES,
         images::CASES,
         life::CASES,
         lifecycle::CASES,
@@ -62,9 +69,12 @@ fn main() -> ExitCode {
         namespaces::CASES,
         networks::CASES,
         order::CASES,
+        registry::CASES,
+        registry_chaos::CASES,
         restart::CASES,
         sec_confinement::CASES,
         security::CASES,
+        shims::CASES,
         storage::CASES,
     ]
     .concat();

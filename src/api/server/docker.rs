@@ -150,7 +150,7 @@ pub(super) async fn containers<H: Host>(
 }
 
 /// Go's `httputils.BoolValue`: everything but these is true.
-fn is_true(value: &str) -> bool {
+pub(super) fn is_true(value: &str) -> bool {
     !matches!(
         value.trim().to_ascii_lowercase().as_str(),
         "" | "0" | "no" | "false" | "none"

@@ -5,8 +5,10 @@
 
 mod docker;
 mod error;
+mod images;
 mod logs;
 mod project;
+mod registry;
 mod route;
 mod session;
 mod transaction;

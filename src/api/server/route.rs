@@ -12,13 +12,15 @@ use axum::routing::{get, post};
 use futures_util::FutureExt;
 
 use super::error::ApiError;
-use super::{Shared, docker, logs, project, session};
+use super::{Shared, docker, images, logs, project, registry, session};
 use crate::api::Host;
 use crate::reconcile::FailureKind;
 
 /// A project with all its inline content; Compose files are kilobytes.
 const PROJECT_BODY_BYTES: usize = 32 << 20;
 const BODY_BYTES: usize = 1 << 20;
+/// Bodies of these are archives, which go to the disk as they come.
+const UPLOADS: [&str; 2] = ["/images/load", "/images/create"];
 
 pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
     let projects = Router::new()
@@ -28,6 +30,8 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/{project}/start", post(project::start::<H>))
         .route("/{project}/restart", post(project::restart::<H>))
         .route("/{project}/kill", post(project::kill::<H>))
+        .route("/{project}/pull", post(project::pull::<H>))
+        .route("/{project}/push", post(project::push::<H>))
         .route("/{project}/cancel", post(project::cancel::<H>))
         .route("/{project}/containers", get(project::containers::<H>))
         .route("/{project}/logs", get(logs::logs::<H>))
@@ -39,7 +43,23 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/version", get(docker::version::<H>))
         .route("/info", get(docker::info::<H>))
         .route("/containers/json", get(docker::containers::<H>))
+        .route("/images/json", get(images::list::<H>))
+        .route("/images/get", get(images::get::<H>))
+        .route("/images/load", post(images::load::<H>))
+        .route("/images/create", post(images::create::<H>))
+        .route("/images/prune", post(images::prune::<H>))
+        .route(
+            "/images/{*name}",
+            get(images::of_name::<H>)
+                .post(images::change::<H>)
+                .delete(images::remove::<H>),
+        )
+        .route("/system/df", get(images::disk_usage::<H>))
+        .route("/auth", post(registry::auth::<H>))
         // Our own.
+        .route("/wharf/v1/images/pull", post(registry::pull::<H>))
+        .route("/wharf/v1/images/push", post(registry::push::<H>))
+        .route("/wharf/v1/images/check", post(images::check::<H>))
         .route("/wharf/v1/containers", get(project::all_containers::<H>))
         .route(
             "/wharf/v1/containers/{container}/exec",
@@ -83,7 +103,8 @@ async fn refuse_giants(request: Request, next: Next) -> Response {
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > PROJECT_BODY_BYTES as u64) {
+    let is_upload = UPLOADS.contains(&request.uri().path());
+    if !is_upload && announced.is_some_and(|length| length > PROJECT_BODY_BYTES as u64) {
         let message = format!("the request is longer than {PROJECT_BODY_BYTES} bytes");
         return ApiError::new(FailureKind::Invalid, message).into_response();
     }

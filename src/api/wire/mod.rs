@@ -7,7 +7,9 @@
 pub mod docker;
 pub mod exec;
 pub mod frame;
+pub mod image;
 mod project;
+pub mod registry;
 mod status;
 
 pub use project::*;

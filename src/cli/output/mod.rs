@@ -8,7 +8,10 @@ mod escape;
 mod failure;
 mod log_lines;
 mod progress;
+mod rows;
+mod sizes;
 mod table;
+mod template;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -17,7 +20,10 @@ pub use escape::visible;
 pub use failure::{Failure, Kind};
 pub use log_lines::{LogLines, LogStyle};
 pub use progress::{Progress, ProgressMode, TICK};
+pub use rows::Rows;
+pub use sizes::{long_size, short_size};
 pub use table::Table;
+pub use template::Template;
 
 /// Where a command's output goes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,6 +86,13 @@ impl Output {
             StatusStream::Stderr => io::stderr().is_terminal(),
             StatusStream::Stdout => io::stdout().is_terminal(),
         }
+    }
+
+    /// A question, with the cursor left behind it.
+    pub fn prompt(&self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        // Nobody who could answer is there when this fails, and reading says so.
+        _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
     }
 
     pub fn warn(&self, text: &str) {

@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 
 use super::Digest;
 use super::content::{Content, MAX_DOCUMENT_BYTES};
-use super::layer::{LayerError, Limits, inflate};
+use super::layer::{Limits, inflate_bounded, read_error};
 use super::source::{MAX_MEMBERS, SourceError};
 use super::tar_stream::{EntryKind, Seekable, TarStream};
 use crate::sys::beneath;
@@ -78,7 +78,20 @@ impl Source {
         // Opening a FIFO would wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
-        let mut file = File::from(fd.map_err(|error| open(error.into()))?);
+        let file = File::from(fd.map_err(|error| open(error.into()))?);
+        Source::archive_file(path, file, content)
+    }
+
+    /// An archive that is open; `path` is for messages.
+    pub(super) fn archive_file(
+        path: &Path,
+        mut file: File,
+        content: &Content,
+    ) -> Result<Source, SourceError> {
+        let open = |source| SourceError::Open {
+            path: path.to_owned(),
+            source,
+        };
         if !file.metadata().map_err(open)?.is_file() {
             return Err(open(io::ErrorKind::InvalidInput.into()));
         }
@@ -95,10 +108,32 @@ impl Source {
         })
     }
 
+    /// An archive of one member, which is all of the file.
+    pub(super) fn whole_file(name: &str, file: File) -> Result<Source, SourceError> {
+        let path = PathBuf::from(name);
+        let size = file
+            .metadata()
+            .map_err(|source| SourceError::Open {
+                path: path.clone(),
+                source,
+            })?
+            .len();
+        Ok(Source::Archive {
+            members: HashMap::from([(path.clone(), Member::Data { offset: 0, size })]),
+            path,
+            file: Arc::new(file),
+        })
+    }
+
     pub(super) fn path(&self) -> &Path {
         match self {
             Source::Directory { path, .. } | Source::Archive { path, .. } => path,
         }
+    }
+
+    /// Whether there is a member of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.open(name).is_ok()
     }
 
     pub(super) fn open(&self, name: &str) -> Result<(Section, u64), SourceError> {
@@ -205,18 +240,14 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 
 fn decompressed(path: &Path, file: File, content: &Content) -> Result<File, SourceError> {
     let mut scratch = content.scratch_file()?;
-    let mut inflated = inflate(file).map_err(|source| SourceError::Decompress {
+    let decompress = |source| SourceError::Decompress {
         path: path.to_owned(),
         source,
-    })?;
+    };
     // Bounded like a layer: the disk is the engine's, the archive anybody's.
-    let limit = Limits::DEFAULT.max_bytes;
-    let copied =
-        io::copy(&mut (&mut inflated).take(limit), &mut scratch).and_then(|_| scratch.rewind());
-    copied.map_err(|source| SourceError::Decompress {
-        path: path.to_owned(),
-        source: LayerError::Read(source),
-    })?;
+    let mut inflated = inflate_bounded(file, Limits::DEFAULT).map_err(decompress)?;
+    let copied = io::copy(&mut inflated, &mut scratch).and_then(|_| scratch.rewind());
+    copied.map_err(|error| decompress(read_error(error)))?;
     Ok(scratch)
 }
 

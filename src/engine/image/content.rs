@@ -3,13 +3,16 @@
 //! ```text
 //! <data root>/blobs/sha256/<hex>    manifests and image configs, verified
 //! <data root>/snapshots/<hex>       one unpacked layer per chain id, as overlay takes it
+//! <data root>/recipes/<hex>         how that layer's archive is put together again
 //! <data root>/staging/<n>           what is being made; removed at start
+//! <data root>/downloads/<hex>       layers on their way from a registry, the next attempt goes on
 //! ```
 //!
 //! Content appears under its final name by a rename after everything is on disk, so a name that
 //! exists is complete, also after a power cut. Which content is needed is not known here.
 //!
-//! Layer blobs are not kept: the snapshot is their content, and sources are streamed into it.
+//! Layer blobs are not kept: the snapshot and its recipe are their content, and sources are
+//! streamed into it.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -21,6 +24,7 @@ use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::Digest;
+use super::layer::Target;
 use crate::sys::beneath;
 
 /// Manifests and configs are read into memory; registries refuse manifests above 4 MiB too.
@@ -29,6 +33,9 @@ pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Below this much free space no layer is begun: the state store and running containers need what
 /// is left more.
 const RESERVE_BYTES: u64 = 32 << 20;
+
+/// What an interrupted pull has brought is kept for so long.
+const DOWNLOAD_LIFE: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
@@ -49,11 +56,16 @@ pub enum ContentError {
 pub struct Content {
     blobs: PathBuf,
     snapshots: PathBuf,
+    recipes: PathBuf,
     staging: PathBuf,
+    downloads: PathBuf,
     n_staged: AtomicU64,
 }
 
-/// A directory that is being filled; removed when dropped.
+/// A snapshot without a place, to be deleted.
+pub struct Aside(String);
+
+/// A directory that is being filled, and its recipe; removed when dropped.
 pub struct Staged {
     parent: OwnedFd,
     name: String,
@@ -67,7 +79,9 @@ impl Content {
         let content = Content {
             blobs: data_root.join("blobs/sha256"),
             snapshots: data_root.join("snapshots"),
+            recipes: data_root.join("recipes"),
             staging: data_root.join("staging"),
+            downloads: data_root.join("downloads"),
             n_staged: AtomicU64::new(0),
         };
         let (data_root, blobs_root) = (data_root.to_owned(), data_root.join("blobs"));
@@ -76,7 +90,9 @@ impl Content {
             &blobs_root,
             &content.blobs,
             &content.snapshots,
+            &content.recipes,
             &content.staging,
+            &content.downloads,
         ] {
             private_directory(dir).map_err(|source| ContentError::Open {
                 path: dir.clone(),
@@ -86,7 +102,40 @@ impl Content {
         for name in content.names(&content.staging)? {
             remove(&content.staging, &name)?;
         }
+        content.forget_old_downloads()?;
         Ok(content)
+    }
+
+    /// The file that a layer is downloaded into, with what an earlier attempt has brought.
+    pub fn download(&self, digest: &Digest) -> io::Result<std::fs::File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.downloads.join(digest.hex()))
+    }
+
+    pub fn forget_download(&self, digest: &Digest) -> io::Result<()> {
+        match std::fs::remove_file(self.downloads.join(digest.hex())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// An image that was not asked for again for so long is not missed.
+    fn forget_old_downloads(&self) -> Result<(), ContentError> {
+        for name in self.names(&self.downloads)? {
+            let metadata = std::fs::metadata(self.downloads.join(&name));
+            let age = metadata.and_then(|m| m.modified()).ok();
+            let age = age.and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > DOWNLOAD_LIFE) {
+                remove(&self.downloads, &name)?;
+            }
+        }
+        Ok(())
     }
 
     fn names(&self, dir: &Path) -> Result<Vec<String>, ContentError> {
@@ -116,16 +165,25 @@ impl Content {
         self.names(&self.snapshots)
     }
 
+    pub fn recipe_names(&self) -> Result<Vec<String>, ContentError> {
+        self.names(&self.recipes)
+    }
+
+    pub fn recipe_path(&self, chain_id: &Digest) -> PathBuf {
+        self.recipes.join(chain_id.hex())
+    }
+
     pub fn blob_names(&self) -> Result<Vec<String>, ContentError> {
         self.names(&self.blobs)
     }
 
-    pub fn remove_snapshot(&self, hex: &str) -> Result<(), ContentError> {
-        // Moved aside first: a half-removed snapshot must not exist under its name.
+    /// Takes a snapshot out of its place; it is deleted by [`Content::delete`], or at the next
+    /// start. A half-deleted snapshot must not exist under its name, and deleting can take long.
+    pub fn set_aside(&self, hex: &str) -> Result<Option<Aside>, ContentError> {
         let aside = self.staging_name("removed");
         match rustix::fs::rename(self.snapshots.join(hex), self.staging.join(&aside)) {
-            Ok(()) => remove(&self.staging, &aside),
-            Err(Errno::NOENT) => Ok(()),
+            Ok(()) => Ok(Some(Aside(aside))),
+            Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(ContentError::Remove {
                 what: format!("snapshot {hex}"),
                 source: error.into(),
@@ -133,8 +191,34 @@ impl Content {
         }
     }
 
-    pub fn remove_blob(&self, hex: &str) -> Result<(), ContentError> {
-        remove(&self.blobs, hex)
+    pub fn delete(&self, aside: Aside) -> Result<(), ContentError> {
+        remove(&self.staging, &aside.0)
+    }
+
+    pub fn open_aside(&self, aside: &Aside) -> io::Result<OwnedFd> {
+        beneath::open_root(&self.staging.join(&aside.0))
+    }
+
+    /// Returns the bytes of disk that it took.
+    pub fn remove_blob(&self, hex: &str) -> Result<u64, ContentError> {
+        let n_bytes = file_bytes(&self.blobs.join(hex));
+        remove(&self.blobs, hex).map(|()| n_bytes)
+    }
+
+    /// Returns the bytes of disk that it took.
+    pub fn remove_recipe(&self, hex: &str) -> Result<u64, ContentError> {
+        let n_bytes = file_bytes(&self.recipes.join(hex));
+        remove(&self.recipes, hex).map(|()| n_bytes)
+    }
+
+    /// Bytes of disk that a document takes.
+    pub fn blob_bytes(&self, digest: &Digest) -> u64 {
+        file_bytes(&self.blobs.join(digest.hex()))
+    }
+
+    /// Bytes of disk that a recipe takes.
+    pub fn recipe_bytes(&self, chain_id: &Digest) -> u64 {
+        file_bytes(&self.recipe_path(chain_id))
     }
 
     fn staging_name(&self, kind: &str) -> String {
@@ -148,15 +232,7 @@ impl Content {
             what: "a layer".to_owned(),
             source,
         };
-        let space =
-            rustix::fs::statvfs(&self.staging).map_err(|error| write(io::Error::from(error)))?;
-        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-        if free_bytes < RESERVE_BYTES {
-            return Err(ContentError::Full {
-                path: self.staging.clone(),
-                free_bytes,
-            });
-        }
+        self.expect_room()?;
         let parent = beneath::open_root(&self.staging).map_err(write)?;
         rustix::fs::mkdirat(&parent, name.as_str(), Mode::RWXU)
             .map_err(|error| write(error.into()))?;
@@ -167,8 +243,24 @@ impl Content {
         })
     }
 
+    fn expect_room(&self) -> Result<(), ContentError> {
+        let space = rustix::fs::statvfs(&self.staging).map_err(|error| ContentError::Write {
+            what: "anything".to_owned(),
+            source: error.into(),
+        })?;
+        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+        if free_bytes < RESERVE_BYTES {
+            return Err(ContentError::Full {
+                path: self.staging.clone(),
+                free_bytes,
+            });
+        }
+        Ok(())
+    }
+
     /// A new file without a name, for content that cannot be read in place.
     pub fn scratch_file(&self) -> Result<std::fs::File, ContentError> {
+        self.expect_room()?;
         let fd = rustix::fs::open(
             &self.staging,
             OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
@@ -192,27 +284,39 @@ impl Content {
         rustix::fs::syncfs(&fd).map_err(|error| write(error.into()))
     }
 
-    /// Gives a complete and synced layer its name. If another image brought the same layer
-    /// meanwhile, that one stays and this one is dropped.
+    /// Gives a complete and synced layer its name. What has the name already is damaged, or was
+    /// never recorded: it is removed.
     pub fn publish(&self, staged: Staged, chain_id: &Digest) -> Result<(), ContentError> {
-        match rustix::fs::renameat_with(
-            &staged.parent,
-            staged.name.as_str(),
-            rustix::fs::CWD,
-            self.snapshot_path(chain_id),
-            RenameFlags::NOREPLACE,
-        ) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(ContentError::Write {
-                what: format!("layer {}", chain_id.short()),
-                source: error.into(),
-            }),
+        let write = |source: Errno| ContentError::Write {
+            what: format!("layer {}", chain_id.short()),
+            source: source.into(),
+        };
+        let into = self.snapshot_path(chain_id);
+        let rename = |flags| {
+            rustix::fs::renameat_with(
+                &staged.parent,
+                staged.name.as_str(),
+                rustix::fs::CWD,
+                &into,
+                flags,
+            )
+        };
+        rustix::fs::rename(
+            self.staging.join(recipe_of(&staged.name)),
+            self.recipe_path(chain_id),
+        )
+        .map_err(write)?;
+        match rename(RenameFlags::NOREPLACE) {
+            // The staged name is then that of the old one, which goes with `staged`.
+            Err(Errno::EXIST) => rename(RenameFlags::EXCHANGE),
+            result => result,
         }
+        .map_err(write)
     }
 
     /// Makes the names that were published durable.
     pub fn sync_names(&self) -> Result<(), ContentError> {
-        for dir in [&self.snapshots, &self.blobs] {
+        for dir in [&self.recipes, &self.snapshots, &self.blobs] {
             let synced = beneath::open_root(dir)
                 .and_then(|fd| rustix::fs::fsync(&fd).map_err(io::Error::from));
             synced.map_err(|source| ContentError::Write {
@@ -223,20 +327,36 @@ impl Content {
         Ok(())
     }
 
-    /// Stores a document under its digest, which the caller has verified to be that of `bytes`.
-    pub fn put_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ContentError> {
-        let write = |source| ContentError::Write {
+    /// Writes a document down, to be published after a sync. The caller has verified its digest.
+    /// `None` if it is there already, and undamaged.
+    pub fn stage_blob(
+        &self,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> Result<Option<StagedBlob>, ContentError> {
+        if self.blob(digest).is_ok() {
+            return Ok(None);
+        }
+        let path = self.staging.join(self.staging_name("blob"));
+        let written = std::fs::File::create_new(&path).and_then(|mut file| file.write_all(bytes));
+        written.map_err(|source| ContentError::Write {
             what: format!("blob {}", digest.short()),
             source,
-        };
-        let name = self.staging_name("blob");
-        let path = self.staging.join(name);
-        let mut file = std::fs::File::create_new(&path).map_err(write)?;
-        file.write_all(bytes).map_err(write)?;
-        file.sync_all().map_err(write)?;
-        // Replacing heals a blob that was damaged on disk.
-        rustix::fs::rename(&path, self.blobs.join(digest.hex()))
-            .map_err(|error| write(error.into()))
+        })?;
+        Ok(Some(StagedBlob {
+            path,
+            digest: digest.clone(),
+        }))
+    }
+
+    /// Gives a synced document its name; one that was damaged on disk is healed by this.
+    pub fn publish_blob(&self, staged: &StagedBlob) -> Result<(), ContentError> {
+        rustix::fs::rename(&staged.path, self.blobs.join(staged.digest.hex())).map_err(|error| {
+            ContentError::Write {
+                what: format!("blob {}", staged.digest.short()),
+                source: error.into(),
+            }
+        })
     }
 
     /// Reads a document and checks it: nothing is parsed that does not match its digest.
@@ -261,18 +381,55 @@ impl Content {
     }
 }
 
+/// A document that has no name yet; removed when dropped.
+pub struct StagedBlob {
+    path: PathBuf,
+    digest: Digest,
+}
+
+impl Drop for StagedBlob {
+    fn drop(&mut self) {
+        // After its publication there is nothing left under this name.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Allocated, as `du` counts; 0 for what is not there.
+fn file_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
+fn recipe_of(name: &str) -> String {
+    format!("{name}.recipe")
+}
+
 impl Staged {
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn directory(&self) -> Result<OwnedFd, ContentError> {
-        beneath::open_child_directory(self.parent.as_fd(), OsStr::new(&self.name)).map_err(
-            |source| ContentError::Write {
-                what: "a layer".to_owned(),
-                source,
-            },
-        )
+    /// What a layer is unpacked into; once only.
+    pub fn target(&self) -> Result<Target, ContentError> {
+        let open = || -> io::Result<Target> {
+            let recipe = rustix::fs::openat(
+                &self.parent,
+                recipe_of(&self.name),
+                OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC,
+                Mode::RUSR | Mode::WUSR,
+            )?;
+            Ok(Target {
+                directory: beneath::open_child_directory(
+                    self.parent.as_fd(),
+                    OsStr::new(&self.name),
+                )?,
+                recipe: recipe.into(),
+            })
+        };
+        open().map_err(|source| ContentError::Write {
+            what: "a layer".to_owned(),
+            source,
+        })
     }
 }
 
@@ -280,6 +437,11 @@ impl Drop for Staged {
     fn drop(&mut self) {
         // After a rename there is nothing left under the name. What cannot be removed now is
         // removed at the next start.
+        let _ = rustix::fs::unlinkat(
+            &self.parent,
+            recipe_of(&self.name),
+            rustix::fs::AtFlags::empty(),
+        );
         if let Err(error) = beneath::remove_tree(self.parent.as_fd(), OsStr::new(&self.name)) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished layer");
         }

@@ -7,7 +7,10 @@ use super::config::ConfigError;
 use super::content::ContentError;
 use super::layer::LayerError;
 use super::platform::PlatformError;
+use super::pull_policy::{PullPolicy, PullPolicyError};
+use super::recipe::RecipeError;
 use super::reference::ReferenceError;
+use super::registry::RegistryError;
 use super::source::SourceError;
 use crate::engine::store::StoreError;
 
@@ -19,6 +22,22 @@ pub enum ImageError {
     Platform(#[from] PlatformError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("cannot pull {image}")]
+    Pull {
+        image: String,
+        source: RegistryError,
+    },
+    #[error("cannot push {image}")]
+    Push {
+        image: String,
+        source: RegistryError,
+    },
+    #[error("{image} is no name of a registry's image that could be pushed")]
+    NotPushable { image: String },
+    #[error(transparent)]
+    PullPolicy(#[from] PullPolicyError),
     #[error(transparent)]
     Content(#[from] ContentError),
     #[error(transparent)]
@@ -35,10 +54,10 @@ pub enum ImageError {
     View { layer: String, source: io::Error },
     #[error("cannot use {path:?} as an image")]
     Rootfs { path: PathBuf, source: io::Error },
-    #[error("image {image} is not present, and wharf cannot pull from a registry yet")]
-    NotPresent { image: String },
-    #[error("image {image} is to be pulled always, and wharf cannot pull from a registry yet")]
-    CannotPull { image: String },
+    #[error("image {image} is not present, and its pull policy is {policy}")]
+    NotPresent { image: String, policy: PullPolicy },
+    #[error("{path:?} has no image")]
+    NoImage { path: PathBuf },
     #[error("image {image} is made for {present}, not for {wanted}")]
     OtherPlatform {
         image: String,
@@ -51,22 +70,91 @@ pub enum ImageError {
     AmbiguousId { name: String },
     #[error("layer {layer} of image {image} is missing on disk")]
     MissingLayer { image: String, layer: String },
-    #[error("image {image} is used by {}", users.join(", "))]
-    InUse { image: String, users: Vec<String> },
+    #[error("layer {layer} of image {image} cannot be put together")]
+    Recipe {
+        image: String,
+        layer: String,
+        source: RecipeError,
+    },
+    #[error("layer {layer} of image {image} is damaged on disk")]
+    DamagedLayer { image: String, layer: String },
+    #[error("{image} is a directory of this machine, which cannot be saved")]
+    NotSaveable { image: String },
+    #[error("no source of image {image} is at hand that it could be healed from")]
+    NoSource { image: String },
+    #[error("cannot send the archive")]
+    Send { source: io::Error },
+    #[error("cannot import the archive")]
+    Import { source: LayerError },
+    #[error("cannot change the image as {change:?} says: {why}")]
+    Change { change: String, why: String },
+    #[error(
+        "{}",
+        in_use(image, container, *is_running, *is_named)
+    )]
+    InUse {
+        image: String,
+        container: String,
+        is_running: bool,
+        /// By a name rather than an id.
+        is_named: bool,
+    },
     #[error("image {image} has several names: {}", names.join(", "))]
     SeveralNames { image: String, names: Vec<String> },
+}
+
+/// Docker's words, which scripts look for.
+fn in_use(image: &str, container: &str, is_running: bool, is_named: bool) -> String {
+    match (is_named, is_running) {
+        (true, _) => format!(
+            "conflict: unable to remove repository reference {image:?} (must force) - container \
+             {container} is using its referenced image"
+        ),
+        (false, true) => format!(
+            "conflict: unable to delete {image} (cannot be forced) - image is being used by \
+             running container {container}"
+        ),
+        (false, false) => format!(
+            "conflict: unable to delete {image} (must be forced) - image is being used by \
+             stopped container {container}"
+        ),
+    }
 }
 
 impl ImageError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            ImageError::NotPresent { image } | ImageError::CannotPull { image } => Some(format!(
-                "save it with another engine (`docker save {image} -o /path/image.tar`) and write `image: docker-archive:/path/image.tar`"
+            ImageError::NotPresent { image, .. } => Some(format!(
+                "`wharf image pull {image}` fetches it, or change `pull_policy`"
             )),
-            ImageError::SeveralNames { .. } => Some("remove it by each of its names".to_owned()),
-            ImageError::MissingLayer { .. } => {
-                Some("remove the image and load it again".to_owned())
+            ImageError::Registry(error)
+            | ImageError::Pull { source: error, .. }
+            | ImageError::Push { source: error, .. } => error.hint(),
+            ImageError::NotPushable { .. } => Some(
+                "give the image a name with a registry and a tag: `wharf image tag IMAGE \
+                 REGISTRY/NAME:TAG`"
+                    .to_owned(),
+            ),
+            ImageError::SeveralNames { .. } => {
+                Some("remove it by each of its names, or all of them with --force".to_owned())
+            }
+            ImageError::InUse {
+                is_running: true, ..
+            } => Some("stop and remove the container first".to_owned()),
+            ImageError::InUse { .. } => {
+                Some("remove the container first, or write --force".to_owned())
+            }
+            ImageError::MissingLayer { .. }
+            | ImageError::DamagedLayer { .. }
+            | ImageError::NoSource { .. }
+            | ImageError::Recipe { .. } => Some(
+                "get the image again from where it came (`wharf image pull`, `wharf image load`): \
+                 only what is damaged is fetched"
+                    .to_owned(),
+            ),
+            ImageError::NotSaveable { .. } => {
+                Some("pack it with `tar -C DIRECTORY -c . | wharf image import - NAME`".to_owned())
             }
             _ => None,
         }

@@ -18,13 +18,14 @@ use super::copy;
 use super::entry_path::{clean, in_root, resolve_link, shown, split};
 use super::layer::{self, LayerError, Limits};
 use super::metadata::{self, Metadata, is_allowed_xattr};
+use super::recipe::Recorder;
 use super::tar_stream::{EntryKind, TarEntry, TarSource, TarStream};
 use crate::sys::beneath;
 
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Book-keeping of the aufs driver, which wrote the first images.
-const AUFS: &[u8] = b".wh..wh.";
+pub(super) const AUFS: &[u8] = b".wh..wh.";
 /// As many as the kernel follows in one look-up.
 const MAX_SYMLINKS: usize = 40;
 
@@ -37,7 +38,10 @@ pub struct Extractor {
     n_bytes: u64,
     /// The directory of the last entry. Archives list siblings together, so this saves nearly
     /// every look-up; forgotten whenever something is replaced.
-    last_parent: Option<(PathBuf, OwnedFd)>,
+    last_parent: Option<Parent>,
+    recorder: Recorder,
+    /// The staging directory as the kernel names it.
+    root_path: PathBuf,
     directories: HashMap<PathBuf, Metadata>,
     implicit: BTreeSet<PathBuf>,
     whiteouts: Vec<PathBuf>,
@@ -45,6 +49,15 @@ pub struct Extractor {
     /// Hard links (path, target) whose target this layer does not contain.
     missing_links: Vec<(PathBuf, PathBuf)>,
     buffer: Vec<u8>,
+}
+
+/// The directory of an entry.
+struct Parent {
+    /// As the archive names it.
+    path: PathBuf,
+    fd: OwnedFd,
+    /// Below the root, without the symlinks that may be on the archive's path.
+    real: PathBuf,
 }
 
 /// A layer whose own content is complete; see [`Extracted::complete`].
@@ -58,8 +71,10 @@ fn made<T>(path: &Path, result: io::Result<T>) -> Result<T, LayerError> {
 }
 
 impl Extractor {
-    pub fn new(root: OwnedFd, limits: Limits) -> Extractor {
+    pub fn new(root: OwnedFd, limits: Limits, recorder: Recorder) -> Extractor {
         Extractor {
+            root_path: kernel_path(root.as_fd()),
+            recorder,
             root,
             limits,
             n_entries: 0,
@@ -126,9 +141,9 @@ impl Extractor {
             return Ok(());
         }
         let dir = self.parent(parent)?;
-        let result = self.make(&entry, &path, &name, dir.as_fd(), metadata, data);
+        let result = self.make(&entry, &path, &name, &dir, metadata, data);
         if self.last_parent.is_none() && result.as_ref().is_ok_and(|replaced| !replaced) {
-            self.last_parent = Some((parent.to_owned(), dir));
+            self.last_parent = Some(dir);
         }
         result.map(drop)
     }
@@ -139,10 +154,17 @@ impl Extractor {
         entry: &TarEntry,
         path: &Path,
         name: &OsStr,
-        dir: BorrowedFd<'_>,
+        parent: &Parent,
         metadata: Metadata,
         data: &mut TarStream<S>,
     ) -> Result<bool, LayerError> {
+        let dir = parent.fd.as_fd();
+        let place = Place {
+            path,
+            dir,
+            name,
+            real: parent.real.join(name),
+        };
         let special = |kind: FileType| -> io::Result<()> {
             let device = rustix::fs::makedev(entry.device.0, entry.device.1);
             Ok(rustix::fs::mknodat(
@@ -155,7 +177,7 @@ impl Extractor {
         };
         match entry.kind {
             EntryKind::Regular => {
-                let (file, replaced) = replacing(path, dir, name, || {
+                let (file, replaced) = self.replacing(&place, || {
                     Ok(rustix::fs::openat(
                         dir,
                         name,
@@ -167,7 +189,7 @@ impl Extractor {
                         Mode::RUSR | Mode::WUSR,
                     )?)
                 })?;
-                self.fill(entry, path, file, &metadata, data)?;
+                self.fill(entry, &place, file, &metadata, data)?;
                 Ok(replaced)
             }
             EntryKind::Directory => {
@@ -175,10 +197,8 @@ impl Extractor {
                     Ok(()) => false,
                     Err(Errno::EXIST) if beneath::open_child_directory(dir, name).is_ok() => false,
                     Err(Errno::EXIST) => {
-                        replacing(path, dir, name, || {
-                            Ok(rustix::fs::mkdirat(dir, name, Mode::RWXU)?)
-                        })?
-                        .1
+                        let make = || Ok(rustix::fs::mkdirat(dir, name, Mode::RWXU)?);
+                        self.replacing(&place, make)?.1
                     }
                     Err(error) => return made(path, Err(error.into())),
                 };
@@ -188,13 +208,13 @@ impl Extractor {
                 Ok(replaced)
             }
             EntryKind::Symlink => {
-                let ((), replaced) = replacing(path, dir, name, || {
+                let ((), replaced) = self.replacing(&place, || {
                     Ok(rustix::fs::symlinkat(entry.link.as_slice(), dir, name)?)
                 })?;
                 made(path, metadata.apply_to_special(dir, name, true))?;
                 Ok(replaced)
             }
-            EntryKind::HardLink => self.link(entry, path, name, dir),
+            EntryKind::HardLink => self.link(entry, &place),
             EntryKind::CharDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
                 let kind = match entry.kind {
                     EntryKind::CharDevice => FileType::CharacterDevice,
@@ -206,7 +226,7 @@ impl Extractor {
                 if kind != FileType::Fifo && !rustix::process::geteuid().is_root() {
                     return Ok(false);
                 }
-                let ((), replaced) = replacing(path, dir, name, || special(kind))?;
+                let ((), replaced) = self.replacing(&place, || special(kind))?;
                 made(path, metadata.apply_to_special(dir, name, false))?;
                 Ok(replaced)
             }
@@ -221,16 +241,20 @@ impl Extractor {
     fn fill<S: TarSource>(
         &mut self,
         entry: &TarEntry,
-        path: &Path,
+        place: &Place<'_>,
         file: OwnedFd,
         metadata: &Metadata,
         data: &mut TarStream<S>,
     ) -> Result<(), LayerError> {
+        let path = place.path;
         let mut file = std::fs::File::from(file);
         self.n_bytes += entry.size;
         let whole = [(0, entry.size)];
         let segments = entry.sparse.as_deref().unwrap_or(&whole);
-        for &(offset, length) in segments {
+        for &(offset, length) in segments.iter().filter(|(_, length)| *length > 0) {
+            self.recorder
+                .begin_file(&place.real, offset, length)
+                .map_err(LayerError::Recipe)?;
             if offset > 0 {
                 made(path, io::Seek::seek(&mut file, io::SeekFrom::Start(offset)))?;
             }
@@ -247,6 +271,7 @@ impl Extractor {
                 made(path, file.write_all(&self.buffer[..n]))?;
                 rest -= n as u64;
             }
+            self.recorder.end_file().map_err(LayerError::Recipe)?;
         }
         if entry.sparse.is_some() {
             made(path, file.set_len(entry.file_size))?;
@@ -254,13 +279,8 @@ impl Extractor {
         made(path, metadata.apply(file.as_fd()))
     }
 
-    fn link(
-        &mut self,
-        entry: &TarEntry,
-        path: &Path,
-        name: &OsStr,
-        dir: BorrowedFd<'_>,
-    ) -> Result<bool, LayerError> {
+    fn link(&mut self, entry: &TarEntry, place: &Place<'_>) -> Result<bool, LayerError> {
+        let (path, dir, name) = (place.path, place.dir, place.name);
         let target = clean(&entry.link, &self.limits)?;
         let Some((target_parent, target_name)) = split(&target) else {
             return Err(LayerError::Path {
@@ -294,7 +314,7 @@ impl Extractor {
         {
             return Ok(false);
         }
-        let ((), replaced) = replacing(path, dir, name, || {
+        let ((), replaced) = self.replacing(place, || {
             Ok(rustix::fs::linkat(
                 &target_dir,
                 &target_name,
@@ -342,11 +362,48 @@ impl Extractor {
     }
 
     /// The directory of an entry; taken out of the cache, and put back by the caller.
-    fn parent(&mut self, path: &Path) -> Result<OwnedFd, LayerError> {
+    fn parent(&mut self, path: &Path) -> Result<Parent, LayerError> {
         match self.last_parent.take() {
-            Some((cached, fd)) if cached == path => Ok(fd),
-            _ => self.directory(path, 0),
+            Some(cached) if cached.path == path => Ok(cached),
+            _ => {
+                let fd = self.directory(path, 0)?;
+                Ok(Parent {
+                    path: path.to_owned(),
+                    real: self.real(fd.as_fd()).unwrap_or(path.to_owned()),
+                    fd,
+                })
+            }
         }
+    }
+
+    /// Where a directory is below the root, whatever symlinks led to it.
+    fn real(&self, dir: BorrowedFd<'_>) -> Option<PathBuf> {
+        let path = kernel_path(dir);
+        path.strip_prefix(&self.root_path).ok().map(Path::to_owned)
+    }
+
+    /// Runs `make`; if the name is taken, removes what is there and runs it again. Returns whether
+    /// something was removed.
+    fn replacing<T>(
+        &self,
+        place: &Place<'_>,
+        make: impl Fn() -> io::Result<T>,
+    ) -> Result<(T, bool), LayerError> {
+        match make() {
+            Ok(value) => return Ok((value, false)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return made(place.path, Err(error)),
+        }
+        self.remove(place)?;
+        Ok((made(place.path, make())?, true))
+    }
+
+    /// Removes an entry, after the recipe has taken what only it holds.
+    fn remove(&self, place: &Place<'_>) -> Result<(), LayerError> {
+        self.recorder
+            .replacing(place.dir, place.name, &place.real)
+            .map_err(LayerError::Recipe)?;
+        made(place.path, beneath::remove_tree(place.dir, place.name))
     }
 
     /// Opens a directory below the root, making what is missing. Linear in the path's length
@@ -404,18 +461,18 @@ impl Extractor {
                 continue;
             };
             let dir = self.parent(parent)?;
-            match rustix::fs::mknodat(&dir, &name, FileType::CharacterDevice, Mode::empty(), 0) {
+            match rustix::fs::mknodat(&dir.fd, &name, FileType::CharacterDevice, Mode::empty(), 0) {
                 Ok(()) => {}
                 // The layer has an entry of that name, which the marker does not concern. A file
                 // hides what is below by itself, a directory has to be told.
                 Err(Errno::EXIST) => {
-                    if let Ok(inside) = beneath::open_child_directory(dir.as_fd(), &name) {
+                    if let Ok(inside) = beneath::open_child_directory(dir.fd.as_fd(), &name) {
                         made(&path, set_opaque(inside.as_fd()))?;
                     }
                 }
                 Err(error) => return made(&path, Err(error.into())),
             }
-            self.last_parent = Some((parent.to_owned(), dir));
+            self.last_parent = Some(dir);
         }
         self.last_parent = None;
         for path in std::mem::take(&mut self.opaque) {
@@ -426,20 +483,19 @@ impl Extractor {
     }
 }
 
-/// Runs `make`; if the name is taken, removes what is there and runs it again.
-fn replacing<T>(
-    path: &Path,
-    dir: BorrowedFd<'_>,
-    name: &OsStr,
-    make: impl Fn() -> io::Result<T>,
-) -> Result<(T, bool), LayerError> {
-    match make() {
-        Ok(value) => return Ok((value, false)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return made(path, Err(error)),
-    }
-    made(path, beneath::remove_tree(dir, name))?;
-    Ok((made(path, make())?, true))
+/// Where an entry goes.
+struct Place<'a> {
+    /// As the archive names it.
+    path: &'a Path,
+    dir: BorrowedFd<'a>,
+    name: &'a OsStr,
+    /// Below the root, without symlinks on the way.
+    real: PathBuf,
+}
+
+fn kernel_path(fd: BorrowedFd<'_>) -> PathBuf {
+    // A directory without a name cannot be: it is only removed together with what is recorded of it.
+    std::fs::read_link(beneath::proc_path(fd)).unwrap_or_default()
 }
 
 fn set_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
@@ -500,6 +556,7 @@ impl Extracted {
                 Err(error) => return made(&path, Err(error)),
             }
         }
+        layer.recorder.finish().map_err(LayerError::Recipe)?;
         Ok(layer.n_bytes)
     }
 }
@@ -524,6 +581,15 @@ impl Extractor {
         };
         let dir = self.directory(parent, 0)?;
         let up = self.directory(target_parent, 0)?;
+        let place = Place {
+            path,
+            dir: dir.as_fd(),
+            name: &name,
+            real: self
+                .real(dir.as_fd())
+                .unwrap_or(parent.to_owned())
+                .join(&name),
+        };
         let is_there = |stat: &rustix::fs::Stat| {
             // A whiteout of this very layer does not count.
             FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0
@@ -546,7 +612,7 @@ impl Extractor {
             }
             if in_layer.is_some() {
                 // The target is removed by this layer; only the link remains.
-                made(path, beneath::remove_tree(dir.as_fd(), &name))?;
+                self.remove(&place)?;
                 return made(
                     path,
                     copy::copy_file(below.as_fd(), &target_name, dir.as_fd(), &name),
@@ -557,7 +623,7 @@ impl Extractor {
                 copy::copy_file(below.as_fd(), &target_name, up.as_fd(), &target_name),
             )?;
         }
-        replacing(path, dir.as_fd(), &name, || {
+        self.replacing(&place, || {
             Ok(rustix::fs::linkat(
                 &up,
                 &target_name,

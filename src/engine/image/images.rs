@@ -12,13 +12,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::config::{self, ImageHealthcheck};
 use super::content::{Content, ContentError, private_directory};
 use super::platform::Platform;
+use super::pull::{Claims, Wish};
+use super::pull_policy::PullPolicy;
+use super::registry::{Registries, Visit};
 use super::source::{self, Stamp};
 use super::{Digest, ImageError, Reference};
 use crate::engine::store::{Batch, Store, Table};
+use crate::plan::Login;
 use crate::reconcile::ImageProgress;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,15 +63,6 @@ pub struct Image {
     pub added_at: u64,
 }
 
-/// What a removal did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Names that were taken away, as Docker shows them.
-    pub untagged: Vec<String>,
-    /// The image, if that was its last name.
-    pub deleted: Option<String>,
-}
-
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ImageRecord {
     /// Set for a `rootfs:` image, which has nothing else.
@@ -78,6 +74,9 @@ pub(super) struct ImageRecord {
     pub(super) size: u64,
     /// Nanoseconds since the epoch.
     pub(super) added_at: u64,
+    /// Removed by its user, and kept for containers that were made from it.
+    #[serde(default)]
+    pub(super) is_deleted: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,6 +86,12 @@ pub(super) struct ReferenceRecord {
     pub(super) name: String,
     /// State of the file or layout that it was read from.
     pub(super) stamp: Option<Stamp>,
+    /// What a registry has under this name: the digest of an index or a manifest.
+    #[serde(default)]
+    pub(super) digest: Option<Digest>,
+    /// When a registry was asked for it last, nanoseconds since the epoch.
+    #[serde(default)]
+    pub(super) pulled_at: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -94,23 +99,31 @@ pub(super) struct SnapshotRecord {
     pub(super) diff_id: Digest,
     /// Bytes of file data.
     pub(super) n_bytes: u64,
+    /// What it takes of the disk, with its recipe; measured when it is first asked for.
+    #[serde(default)]
+    pub(super) disk_bytes: Option<u64>,
 }
 
 /// Clones share everything.
 #[derive(Clone)]
 pub struct Images {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
-    pub(super) content: Content,
+    pub(super) content: Arc<Content>,
     pub(super) store: Store,
     /// The only layer of an image that has none.
     pub(super) empty: PathBuf,
     /// One at a time makes a given reference present.
     pub(super) flights: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// Held while layers get their names and records.
+    pub(super) publishing: Mutex<()>,
     /// How many calls need which content.
     pub(super) leases: Mutex<HashMap<Digest, usize>>,
+    pub(super) registries: Registries,
+    /// Layers that a pull is bringing.
+    pub(super) claims: Claims,
 }
 
 pub(super) struct Lease<'a> {
@@ -120,15 +133,7 @@ pub(super) struct Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut leases = lock(&self.inner.leases);
-        for digest in &self.digests {
-            if let Some(count) = leases.get_mut(digest) {
-                *count -= 1;
-                if *count == 0 {
-                    leases.remove(digest);
-                }
-            }
-        }
+        self.inner.release(&self.digests);
     }
 }
 
@@ -153,12 +158,16 @@ impl Images {
             source,
         })?;
         let inner = Inner {
-            content,
+            content: Arc::new(content),
             store,
             empty,
             flights: Mutex::default(),
+            publishing: Mutex::default(),
             leases: Mutex::default(),
+            registries: Registries::default(),
+            claims: Claims::default(),
         };
+        // Which containers there are is not known yet, so images that only they need stay.
         inner.collect_garbage()?;
         Ok(Images {
             inner: Arc::new(inner),
@@ -168,7 +177,7 @@ impl Images {
     /// Makes the image present and returns it. A source that did not change since the last call is
     /// not read again, and nothing is written.
     ///
-    /// `pull_policy` is Compose's word; only `always` matters, and only to registry references.
+    /// `pull_policy` is Compose's word and matters to registry references only.
     pub fn ensure(
         &self,
         reference: &Reference,
@@ -176,13 +185,26 @@ impl Images {
         platform: Option<&str>,
         progress: impl Fn(ImageProgress) + Sync,
     ) -> Result<Image, ImageError> {
-        let wanted = platform.map(Platform::parse).transpose()?;
+        let wish = Wish {
+            policy: PullPolicy::parse(pull_policy)?,
+            platform: platform.map(Platform::parse).transpose()?,
+            ..Wish::default()
+        };
+        self.ensure_as(reference, &wish, progress)
+    }
+
+    /// As [`Images::ensure`], with all that may be wished for.
+    pub fn ensure_as(
+        &self,
+        reference: &Reference,
+        wish: &Wish,
+        progress: impl Fn(ImageProgress) + Sync,
+    ) -> Result<Image, ImageError> {
         let key = reference.canonical();
         let flight = Arc::clone(lock(&self.inner.flights).entry(key.clone()).or_default());
         let result = {
             let _alone = lock(&flight);
-            self.inner
-                .ensure(reference, &key, pull_policy, wanted.as_ref(), &progress)
+            self.inner.ensure(reference, &key, wish, &progress)
         };
         let mut flights = lock(&self.inner.flights);
         drop(flight);
@@ -196,6 +218,17 @@ impl Images {
         result
     }
 
+    /// Has a registry check a login.
+    pub async fn authenticate(&self, registry: &str, login: &Login) -> Result<(), ImageError> {
+        let visit = Visit {
+            registry,
+            repository: "",
+            login: Some(login),
+            cancelled: &CancellationToken::new(),
+        };
+        Ok(self.inner.registries.authenticate(&visit).await?)
+    }
+
     /// An image by reference, or by id or the unique beginning of one.
     pub fn get(&self, name: &str) -> Result<Image, ImageError> {
         let id = self.inner.resolve(name)?;
@@ -206,7 +239,10 @@ impl Images {
     /// still be removed, and reading its source again heals it.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let mut images = Vec::new();
-        for (id, _) in self.inner.store.list::<ImageRecord>(Table::Images)? {
+        for (id, record) in self.inner.store.list::<ImageRecord>(Table::Images)? {
+            if record.is_deleted {
+                continue;
+            }
             let Ok(id) = Digest::parse(&id) else { continue };
             match self.inner.image(&id) {
                 Ok(image) => images.push(image),
@@ -226,45 +262,11 @@ impl Images {
             image: id,
             name: reference.to_string(),
             stamp: None,
+            digest: None,
+            pulled_at: None,
         };
         let key = reference.canonical();
         Ok(self.inner.store.put(Table::References, &key, &record)?)
-    }
-
-    /// Reads every image of an archive or layout and gives it the names that it has there, as
-    /// `docker load` does. Returns those names.
-    pub fn load(
-        &self,
-        archive: &Reference,
-        progress: impl Fn(ImageProgress) + Sync,
-    ) -> Result<Vec<String>, ImageError> {
-        let mut loaded = Vec::new();
-        for name in source::tags_in(archive, &self.inner.content)? {
-            // A bare tag such as `v1` of a layout would become an image of that name.
-            let Ok(tag @ Reference::Registry { .. }) = Reference::parse(&name) else {
-                continue;
-            };
-            if !name.contains([':', '@', '/']) {
-                continue;
-            }
-            let Some(found) = source::find(&archive.with_tag(&name), None, &self.inner.content)?
-            else {
-                continue;
-            };
-            let batch = Batch::default();
-            self.inner.install(found, &tag, None, batch, &progress)?;
-            loaded.push(tag.to_string());
-        }
-        if loaded.is_empty() {
-            loaded.push(self.ensure(archive, None, None, progress)?.id.to_string());
-        }
-        Ok(loaded)
-    }
-
-    /// Takes a name away; with the last one goes the image, and with it the layers that no other
-    /// image needs. `users` are the containers that were made from it.
-    pub fn remove(&self, name: &str, users: &[String]) -> Result<Removed, ImageError> {
-        self.inner.remove(name, users)
     }
 }
 
@@ -273,32 +275,14 @@ impl Inner {
         &self,
         reference: &Reference,
         key: &str,
-        pull_policy: Option<&str>,
-        wanted: Option<&Platform>,
+        wish: &Wish,
         progress: &(dyn Fn(ImageProgress) + Sync),
     ) -> Result<Image, ImageError> {
+        let wanted = wish.platform.as_ref();
         let record: Option<ReferenceRecord> = self.store.get(Table::References, key)?;
         match reference {
             Reference::Rootfs(path) => self.ensure_rootfs(path, reference, key),
-            Reference::Registry { .. } => {
-                let image = || reference.to_string();
-                if pull_policy == Some("always") {
-                    return Err(ImageError::CannotPull { image: image() });
-                }
-                let Some(record) = record else {
-                    return Err(ImageError::NotPresent { image: image() });
-                };
-                let present = self.image(&record.image)?;
-                let made_for = Platform::of_config(&present.config);
-                match wanted {
-                    Some(wanted) if !wanted.accepts(&made_for) => Err(ImageError::OtherPlatform {
-                        image: image(),
-                        present: made_for.to_string(),
-                        wanted: wanted.to_string(),
-                    }),
-                    _ => Ok(present),
-                }
-            }
+            Reference::Registry { .. } => self.ensure_pulled(reference, record, wish, progress),
             _ => {
                 let stamp = Stamp::of_source(reference)?;
                 if let Some(record) = record
@@ -316,8 +300,8 @@ impl Inner {
                     total_bytes: 0,
                 });
                 let Some(found) = source::find(reference, wanted, &self.content)? else {
-                    return Err(ImageError::NotPresent {
-                        image: reference.to_string(),
+                    return Err(ImageError::NoImage {
+                        path: reference.to_string().into(),
                     });
                 };
                 self.install(found, reference, stamp, Batch::default(), progress)
@@ -344,7 +328,7 @@ impl Inner {
         let id = Digest::of(&named);
         let mut batch = Batch::default();
         let known: Option<ImageRecord> = self.store.get(Table::Images, &id.to_string())?;
-        if known.is_none() {
+        if known.is_none_or(|known| known.is_deleted) {
             batch.put(
                 Table::Images,
                 &id.to_string(),
@@ -354,6 +338,7 @@ impl Inner {
                     chain_ids: Vec::new(),
                     size: 0,
                     added_at: now(),
+                    is_deleted: false,
                 },
             );
         }
@@ -366,6 +351,8 @@ impl Inner {
                     image: id.clone(),
                     name: reference.to_string(),
                     stamp: None,
+                    digest: None,
+                    pulled_at: None,
                 },
             );
         }
@@ -433,6 +420,13 @@ impl Inner {
         Ok(layers)
     }
 
+    /// The record of a layer that is on disk.
+    pub(super) fn snapshot(&self, chain_id: &Digest) -> Result<Option<SnapshotRecord>, ImageError> {
+        let record: Option<SnapshotRecord> =
+            self.store.get(Table::Snapshots, &chain_id.to_string())?;
+        Ok(record.filter(|_| self.content.has_snapshot(chain_id)))
+    }
+
     pub(super) fn resolve(&self, name: &str) -> Result<Digest, ImageError> {
         if let Ok(reference) = Reference::parse(name) {
             let key = reference.canonical();
@@ -450,7 +444,10 @@ impl Inner {
         }
         let prefix = format!("sha256:{hex}");
         let ids = self.store.list::<ImageRecord>(Table::Images)?;
-        let mut matching = ids.iter().filter(|(id, _)| id.starts_with(&prefix));
+        // What a container was made from is found by its whole id even when it was removed.
+        let mut matching = ids.iter().filter(|(id, record)| {
+            id.starts_with(&prefix) && (!record.is_deleted || *id == prefix)
+        });
         match (matching.next(), matching.next()) {
             (Some((id, _)), None) => Digest::parse(id).map_err(|_| not_found()),
             (None, _) => Err(not_found()),
@@ -461,18 +458,35 @@ impl Inner {
     }
 
     pub(super) fn lease(&self, digests: Vec<Digest>) -> Lease<'_> {
-        let mut leases = lock(&self.leases);
-        for digest in &digests {
-            *leases.entry(digest.clone()).or_default() += 1;
-        }
+        self.hold(&digests);
         Lease {
             inner: self,
             digests,
         }
     }
+
+    /// Leases for longer than a call; [`Inner::release`] ends it.
+    pub(super) fn hold(&self, digests: &[Digest]) {
+        let mut leases = lock(&self.leases);
+        for digest in digests {
+            *leases.entry(digest.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn release(&self, digests: &[Digest]) {
+        let mut leases = lock(&self.leases);
+        for digest in digests {
+            if let Some(count) = leases.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    leases.remove(digest);
+                }
+            }
+        }
+    }
 }
 
-fn rootfs_config() -> ImageConfiguration {
+pub(super) fn rootfs_config() -> ImageConfiguration {
     let inner = ConfigBuilder::default()
         .env(vec![DEFAULT_PATH.to_owned()])
         .build()

@@ -13,6 +13,7 @@
 //! extracted in parallel.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use super::Digest;
 use super::copy::CopyError;
 use super::digest::Hashing;
 use super::extract::{Extracted, Extractor};
+use super::recipe::{Recorder, Tap};
 use super::tar_stream::{Streamed, TarError, TarStream};
 
 /// What one layer may ask of this machine.
@@ -77,6 +79,8 @@ pub enum LayerError {
     DanglingLink { path: PathBuf, target: PathBuf },
     #[error(transparent)]
     Copy(#[from] CopyError),
+    #[error("cannot record how the layer's archive is put together")]
+    Recipe(#[source] io::Error),
     #[error("the layer exceeds the limit of {limit} {what}")]
     Limit { what: &'static str, limit: u64 },
     #[error("the layer's content does not match its {what}: expected {expected}, found {found}")]
@@ -104,6 +108,12 @@ pub struct Expected {
     pub blob_bytes: Option<u64>,
     /// Digest of the uncompressed tar.
     pub diff_id: Digest,
+}
+
+/// Where a layer goes: an empty directory, and an empty file for its recipe.
+pub struct Target {
+    pub directory: OwnedFd,
+    pub recipe: File,
 }
 
 /// What passed through the compressed side so far.
@@ -165,6 +175,27 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
+/// Inflates what is not a layer, within the same limits.
+pub fn inflate_bounded<'a>(
+    blob: impl Read + 'a,
+    limits: Limits,
+) -> Result<impl Read + 'a, LayerError> {
+    let meter = Rc::new(RefCell::new(Meter {
+        n_bytes: 0,
+        hasher: None,
+        on_bytes: &|_| (),
+    }));
+    Ok(Bounded {
+        inner: inflate(Metered {
+            inner: blob,
+            meter: Rc::clone(&meter),
+        })?,
+        n_bytes: 0,
+        limits,
+        meter,
+    })
+}
+
 /// Inflates by what the bytes say; declared media types are often wrong.
 pub fn inflate<'a>(blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
     let mut blob = BufReader::with_capacity(1 << 17, blob);
@@ -188,16 +219,39 @@ pub fn inflate<'a>(blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerErro
     Ok(Box::new(blob))
 }
 
-/// Reads a whole blob and fills the (empty) directory. On success the digests have matched; on
+/// Reads a whole blob and fills the target. On success the digests have matched; on
 /// failure the directory holds rubbish.
 ///
 /// `on_bytes` is told how much of the blob has been read.
 pub fn unpack(
     blob: impl Read,
     expected: &Expected,
+    target: Target,
+    limits: Limits,
+    on_bytes: &dyn Fn(u64),
+) -> Result<Extracted, LayerError> {
+    let recorder = Recorder::new(target.recipe).map_err(LayerError::Recipe)?;
+    unpack_recorded(
+        blob,
+        expected,
+        target.directory,
+        limits,
+        on_bytes,
+        &recorder,
+    )
+    .map_err(|error| match recorder.failure() {
+        Some(failure) => LayerError::Recipe(failure),
+        None => error,
+    })
+}
+
+fn unpack_recorded(
+    blob: impl Read,
+    expected: &Expected,
     directory: OwnedFd,
     limits: Limits,
     on_bytes: &dyn Fn(u64),
+    recorder: &Recorder,
 ) -> Result<Extracted, LayerError> {
     let hasher = match &expected.blob {
         // An uncompressed blob is its own diff: one hash does for both.
@@ -219,13 +273,14 @@ pub fn unpack(
         limits,
         meter: Rc::clone(&meter),
     });
-    let mut tar = TarStream::new(Streamed(diff));
-    let mut extractor = Extractor::new(directory, limits);
+    let mut tar = TarStream::new(Streamed(Tap::new(diff, recorder.clone())));
+    let mut extractor = Extractor::new(directory, limits, recorder.clone());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         extractor.apply(entry, &mut tar)?;
     }
     // The digests cover what follows the end-of-archive mark as well.
-    let Streamed(diff) = tar.into_inner();
+    let Streamed(tap) = tar.into_inner();
+    let diff = tap.finish().map_err(read_error)?;
     let (found, _) = diff.finish().map_err(read_error)?;
     compare("diff id", &expected.diff_id, &found)?;
     let meter = &mut *meter.borrow_mut();

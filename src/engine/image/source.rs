@@ -18,13 +18,14 @@ use super::config::{self, CheckedConfig, ConfigError};
 use super::content::{Content, ContentError, MAX_DOCUMENT_BYTES};
 use super::layer::Expected;
 use super::platform::Platform;
+use super::registry::RegistryError;
 use super::tar_stream::TarError;
 use super::{Digest, DigestError, LayerError, Reference};
 
 /// Members of an image archive: three or four per layer, plus documents.
 pub(super) const MAX_MEMBERS: usize = 100_000;
 /// Indexes that name indexes. Buildx makes two levels.
-const MAX_NESTING: usize = 4;
+pub(super) const MAX_NESTING: usize = 4;
 /// Overlay refuses more layers than this, so a longer image could never start.
 pub const MAX_LAYERS: usize = 500;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -139,14 +140,53 @@ pub struct Found {
 
 pub struct FoundLayer {
     pub expected: Expected,
+    pub origin: Box<dyn LayerOrigin>,
+}
+
+/// Where the bytes of a layer come from.
+pub trait LayerOrigin: Send + Sync {
+    /// The blob from its beginning, and its length.
+    fn open(&self) -> io::Result<(Box<dyn Read + Send + '_>, u64)>;
+
+    /// What reading it is called while it goes on.
+    fn status(&self) -> &'static str {
+        "unpacking"
+    }
+
+    /// Unpacking went wrong: whether that is because the bytes are not those that were announced.
+    fn fault(&self) -> Option<RegistryError> {
+        None
+    }
+
+    /// What was kept for another attempt is of no use any more.
+    fn forget(&self) {}
+}
+
+/// A member of a local source.
+struct Member {
     source: Arc<Source>,
     name: String,
 }
 
+impl LayerOrigin for Member {
+    fn open(&self) -> io::Result<(Box<dyn Read + Send + '_>, u64)> {
+        let (section, n_bytes) = self.source.open(&self.name).map_err(io::Error::other)?;
+        Ok((Box::new(section), n_bytes))
+    }
+}
+
 impl FoundLayer {
-    /// The blob from its beginning, and its length.
-    pub fn open(&self) -> Result<(impl Read + Send + use<>, u64), SourceError> {
-        self.source.open(&self.name)
+    /// A layer that is the whole of a file.
+    pub(super) fn of_file(
+        expected: Expected,
+        file: std::fs::File,
+    ) -> Result<FoundLayer, SourceError> {
+        let name = "layer.tar".to_owned();
+        let source = Arc::new(Source::whole_file(&name, file)?);
+        Ok(FoundLayer {
+            expected,
+            origin: Box::new(Member { source, name }),
+        })
     }
 }
 
@@ -184,16 +224,16 @@ pub fn find(
 ) -> Result<Option<Found>, SourceError> {
     match reference {
         Reference::OciLayout { dir, tag } => {
-            let source = Source::directory(dir)?;
-            find_oci(source, tag.as_deref(), wanted).map(Some)
+            let source = Arc::new(Source::directory(dir)?);
+            find_oci(&source, tag.as_deref(), wanted).map(Some)
         }
         Reference::OciArchive { file, tag } => {
-            let source = Source::archive(file, content)?;
-            find_oci(source, tag.as_deref(), wanted).map(Some)
+            let source = Arc::new(Source::archive(file, content)?);
+            find_oci(&source, tag.as_deref(), wanted).map(Some)
         }
         Reference::DockerArchive { file, tag } => {
-            let source = Source::archive(file, content)?;
-            find_docker(source, tag.as_deref(), wanted).map(Some)
+            let source = Arc::new(Source::archive(file, content)?);
+            find_docker(&source, tag.as_deref(), wanted).map(Some)
         }
         Reference::Registry { .. } | Reference::Rootfs(_) => Ok(None),
     }
@@ -209,20 +249,23 @@ fn names_of(descriptor: &Descriptor) -> Vec<String> {
         .collect()
 }
 
-fn find_oci(
-    source: Source,
-    tag: Option<&str>,
-    wanted: Option<&Platform>,
-) -> Result<Found, SourceError> {
-    let source = Arc::new(source);
+/// The images that an index lists at its top.
+fn listed(source: &Source) -> Result<Vec<Descriptor>, SourceError> {
     let bytes = source.document("index.json")?;
-    let top = document("index.json", &bytes)?;
-    let mut candidates: Vec<Descriptor> = top
-        .manifests
+    let manifests = document("index.json", &bytes)?.manifests;
+    Ok(manifests
         .unwrap_or_default()
         .into_iter()
         .filter(|descriptor| !is_attestation(descriptor))
-        .collect();
+        .collect())
+}
+
+fn find_oci(
+    source: &Arc<Source>,
+    tag: Option<&str>,
+    wanted: Option<&Platform>,
+) -> Result<Found, SourceError> {
+    let mut candidates = listed(source)?;
     let present = || {
         let mut names: Vec<String> = candidates.iter().flat_map(names_of).collect();
         names.dedup();
@@ -262,8 +305,21 @@ fn find_oci(
         }
         None => {}
     }
+    descend(source, candidates, wanted)
+}
+
+/// From one image, as its indexes and manifests per platform, to its layers.
+fn descend(
+    source: &Arc<Source>,
+    mut candidates: Vec<Descriptor>,
+    wanted: Option<&Platform>,
+) -> Result<Found, SourceError> {
     for _ in 0..MAX_NESTING {
-        let chosen = choose(&source, &candidates, wanted)?;
+        let missing = || SourceError::Missing {
+            path: source.path().to_owned(),
+            name: "image".to_owned(),
+        };
+        let chosen = choose(&candidates, wanted, missing)?;
         let (digest, bytes) = source.blob(&chosen)?;
         let document = document(&digest.to_string(), &bytes)?;
         if let Some(manifests) = document.manifests {
@@ -300,7 +356,7 @@ fn find_oci(
 }
 
 /// Buildx lists provenance beside the images it belongs to.
-fn is_attestation(descriptor: &Descriptor) -> bool {
+pub(super) fn is_attestation(descriptor: &Descriptor) -> bool {
     descriptor
         .annotations()
         .as_ref()
@@ -318,10 +374,11 @@ fn is_same_name(name: &str, wanted: &str) -> bool {
     }
 }
 
-fn choose(
-    source: &Source,
+/// The one of an index's entries that is made for the platform.
+pub(super) fn choose(
     candidates: &[Descriptor],
     wanted: Option<&Platform>,
+    missing: impl Fn() -> SourceError,
 ) -> Result<Descriptor, SourceError> {
     let platform = |descriptor: &Descriptor| descriptor.platform().as_ref().map(Platform::of);
     if let [only] = candidates
@@ -333,16 +390,16 @@ fn choose(
     let wanted = wanted.unwrap_or(&host);
     candidates
         .iter()
-        .filter(|descriptor| platform(descriptor).is_some_and(|p| wanted.accepts(&p)))
-        // An exact variant before "any".
-        .max_by_key(|descriptor| platform(descriptor).as_ref() == Some(wanted))
-        .cloned()
+        .filter_map(|descriptor| {
+            let fit = wanted.fit(&platform(descriptor)?)?;
+            Some((fit, descriptor))
+        })
+        // The first of the best.
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, descriptor)| descriptor.clone())
         .ok_or_else(|| {
             if candidates.is_empty() {
-                return SourceError::Missing {
-                    path: source.path().to_owned(),
-                    name: "image".to_owned(),
-                };
+                return missing();
             }
             let present: Vec<String> = candidates
                 .iter()
@@ -366,28 +423,28 @@ struct DockerEntry {
 }
 
 fn find_docker(
-    source: Source,
+    source: &Arc<Source>,
     tag: Option<&str>,
     wanted: Option<&Platform>,
 ) -> Result<Found, SourceError> {
-    let source = Arc::new(source);
-    let bytes = source.document("manifest.json")?;
-    let mut entries: Vec<DockerEntry> = parse("manifest.json", &bytes)?;
-    let tags = |entry: &DockerEntry| entry.repo_tags.clone().unwrap_or_default();
-    let present = entries.iter().flat_map(tags).collect::<Vec<_>>().join(", ");
+    let mut entries = docker_entries(source)?;
+    let present = || {
+        let names: Vec<&str> = entries.iter().flat_map(DockerEntry::tags).collect();
+        names.join(", ")
+    };
     let position = match tag {
         Some(tag) => entries
             .iter()
-            .position(|entry| tags(entry).iter().any(|name| is_same_name(name, tag)))
+            .position(|entry| entry.tags().any(|name| is_same_name(name, tag)))
             .ok_or_else(|| SourceError::NoTag {
                 path: source.path().to_owned(),
                 tag: tag.to_owned(),
-                present,
+                present: present(),
             })?,
         None if entries.len() > 1 => {
             return Err(SourceError::SeveralImages {
                 path: source.path().to_owned(),
-                present,
+                present: present(),
             });
         }
         None if entries.is_empty() => {
@@ -398,7 +455,25 @@ fn find_docker(
         }
         None => 0,
     };
-    let entry = entries.swap_remove(position);
+    docker_image(source, entries.swap_remove(position), wanted)
+}
+
+impl DockerEntry {
+    fn tags(&self) -> impl Iterator<Item = &str> {
+        self.repo_tags.iter().flatten().map(String::as_str)
+    }
+}
+
+fn docker_entries(source: &Source) -> Result<Vec<DockerEntry>, SourceError> {
+    let bytes = source.document("manifest.json")?;
+    parse("manifest.json", &bytes)
+}
+
+fn docker_image(
+    source: &Arc<Source>,
+    entry: DockerEntry,
+    wanted: Option<&Platform>,
+) -> Result<Found, SourceError> {
     let config_bytes = source.document(&entry.config)?;
     let id = Digest::of(&config_bytes);
     // The member is named after the digest in both formats.
@@ -425,7 +500,7 @@ fn find_docker(
 type LayerBlob = (String, Option<(Digest, u64)>);
 
 fn found(
-    source: Arc<Source>,
+    source: &Arc<Source>,
     id: Digest,
     config_bytes: Vec<u8>,
     checked: CheckedConfig,
@@ -461,8 +536,10 @@ fn found(
                 blob_bytes,
                 diff_id: diff_id.clone(),
             },
-            source: Arc::clone(&source),
-            name,
+            origin: Box::new(Member {
+                source: Arc::clone(source),
+                name,
+            }),
         });
     }
     Ok(Found {
@@ -474,35 +551,42 @@ fn found(
     })
 }
 
-/// All images of an archive with the names it gives them, for loading.
-pub fn tags_in(reference: &Reference, content: &Content) -> Result<Vec<String>, SourceError> {
-    let names: Vec<String> = match reference {
-        Reference::DockerArchive { file, .. } => {
-            let source = Source::archive(file, content)?;
-            let bytes = source.document("manifest.json")?;
-            let entries: Vec<DockerEntry> = parse("manifest.json", &bytes)?;
-            entries
-                .into_iter()
-                .flat_map(|entry| entry.repo_tags.unwrap_or_default())
-                .collect()
+/// Every image of an archive or a layout, with the names that it has there.
+///
+/// `docker save` has written both kinds of index since version 25; its own says more about names.
+pub fn all_in(
+    source: &Arc<Source>,
+    wanted: Option<&Platform>,
+) -> Result<Vec<(Vec<String>, Found)>, SourceError> {
+    let mut images = Vec::new();
+    if source.has("manifest.json") {
+        for entry in docker_entries(source)? {
+            let names = entry.tags().map(str::to_owned).collect();
+            images.push((names, docker_image(source, entry, wanted)?));
         }
-        Reference::OciLayout { .. } | Reference::OciArchive { .. } => {
-            let source = match reference {
-                Reference::OciArchive { file, .. } => Source::archive(file, content)?,
-                Reference::OciLayout { dir, .. } => Source::directory(dir)?,
-                _ => return Ok(Vec::new()),
-            };
-            let bytes = source.document("index.json")?;
-            let manifests = document("index.json", &bytes)?.manifests;
-            manifests
-                .unwrap_or_default()
-                .iter()
-                .flat_map(names_of)
-                .collect()
+        return Ok(images);
+    }
+    let listed = listed(source)?;
+    let mut by_name: BTreeMap<String, Vec<Descriptor>> = BTreeMap::new();
+    let mut nameless = Vec::new();
+    for descriptor in listed {
+        // The full name says more than a tag alone.
+        let names = names_of(&descriptor);
+        match names.into_iter().max_by_key(String::len) {
+            Some(name) => by_name.entry(name).or_default().push(descriptor),
+            None => nameless.push(descriptor),
         }
-        Reference::Registry { .. } | Reference::Rootfs(_) => Vec::new(),
-    };
-    // Sorted and without repetitions.
-    let names: BTreeMap<String, ()> = names.into_iter().map(|name| (name, ())).collect();
-    Ok(names.into_keys().collect())
+    }
+    for (name, candidates) in by_name {
+        images.push((vec![name], descend(source, candidates, wanted)?));
+    }
+    if nameless.len() > 1 && nameless.iter().all(|d| d.platform().is_some()) {
+        // One image for several platforms.
+        images.push((Vec::new(), descend(source, nameless, wanted)?));
+    } else {
+        for descriptor in nameless {
+            images.push((Vec::new(), descend(source, vec![descriptor], wanted)?));
+        }
+    }
+    Ok(images)
 }

@@ -254,6 +254,77 @@ fn nothing_outside_the_layer_changes() {
         t.file("f", b"x");
         t.0[0] ^= 1;
     });
+    case("device over a symlink", is_fine, &|t| {
+        t.pax(&[("linkpath", &canary)])
+            .link(b'2', "s", b"")
+            .add(Spec {
+                kind: b'3',
+                path: b"s",
+                device: (1, 3),
+                ..Spec::default()
+            });
+    });
+    case("FIFO below a symlink", is_fine, &|t| {
+        t.pax(&[("linkpath", out)]).link(b'2', "s", b"").add(Spec {
+            kind: b'6',
+            path: b"s/canary",
+            ..Spec::default()
+        });
+    });
+    case("attributes on a symlink out", is_fine, &|t| {
+        t.pax(&[
+            ("linkpath", &canary),
+            ("SCHILY.xattr.user.x", b"y"),
+            ("mtime", b"1"),
+        ])
+        .add(Spec {
+            kind: b'2',
+            path: b"s",
+            mode: 0o777,
+            owner: (7, 7),
+            ..Spec::default()
+        });
+    });
+    case("hard link to a directory", is_make_error, &|t| {
+        t.dir("d", 0o755).link(b'1', "h", "d");
+    });
+    case(
+        "a name of nearly 4 KiB",
+        |_, result| {
+            assert!(
+                matches!(result, Err(LayerError::Limit { .. })),
+                "{result:?}"
+            );
+        },
+        &|t| {
+            t.pax(&[("path", &b"a/".repeat(2000)[..])]).file("x", b"x");
+        },
+    );
+    case(
+        "the deepest path that is allowed",
+        |dir, result| {
+            result.unwrap();
+            assert!(dir.join("a/".repeat(511)).join("f").is_file());
+        },
+        &|t| {
+            t.pax(&[("path", &[&b"a/".repeat(511)[..], b"f"].concat())])
+                .file("x", b"x");
+        },
+    );
+    case(
+        "sparse map that promises more than there is",
+        is_tar_error,
+        &|t| {
+            t.pax(&[
+                ("GNU.sparse.major", b"1"),
+                ("GNU.sparse.realsize", b"1099511627776"),
+            ])
+            .file("sparse", &[b'9'; 512]);
+        },
+    );
+    case("size beyond the archive", is_tar_error, &|t| {
+        t.pax(&[("size", b"9223372036854775807")]).file("f", b"x");
+    });
     case("owner that means unchanged", is_tar_error, &|t| {
         t.pax(&[("uid", b"4294967295")]).file("f", b"x");
     });
@@ -382,13 +453,157 @@ fn limits_hold() {
             blob_bytes: None,
             diff_id: Digest::of(&tar),
         };
-        let fd = beneath::open_root(dir.path()).unwrap();
-        let result = layer::unpack(&blob[..], &expected, fd, limits, &|_| ());
+        let result = layer::unpack(&blob[..], &expected, target(dir.path()), limits, &|_| ());
         assert!(
             matches!(result.as_ref().err(), Some(LayerError::Limit { .. })),
             "{:?}",
             result.err()
         );
+    }
+}
+
+#[test]
+fn what_a_later_entry_replaces_comes_out_again() {
+    if !is_root() {
+        return;
+    }
+    // Every way in which an entry takes the place of another one with content. `extract` compares
+    // what comes out.
+    let base = tempfile::tempdir().unwrap();
+    let mut tar = Tar::default();
+    tar.file("f", b"first")
+        .file("f", b"second")
+        .file("f", b"third");
+    tar.dir("d", 0o755)
+        .dir("d/e", 0o755)
+        .file("d/a", &[b'a'; 3000])
+        .file("d/e/b", &[b'b'; 70_000])
+        .link(b'1', "alias", "d/a")
+        .file("d", b"a file now")
+        .dir("d", 0o755)
+        .file("d/a", b"again");
+    tar.file("l", b"content").link(b'2', "l", "f");
+    tar.file("h", b"content").link(b'1', "h", "f");
+    // Through a symlink the path on the archive is not the path on the disk.
+    tar.link(b'2', "s", "d")
+        .file("s/through", b"one")
+        .file("d/through", b"two")
+        .file("s/through", b"three");
+    tar.link(b'2', "t", "d")
+        .file("t/kept", b"by way of a symlink that is replaced")
+        .dir("t", 0o755)
+        .file("t/kept", b"elsewhere");
+    tar.file("empty", b"").file("empty", b"no more");
+    tar.file(".wh.f", b"").file("late", b"x");
+    extract(&tar.finish(), &base.path().join("layer"), &[]).unwrap();
+    // With something behind the end-of-archive mark, and a link that needs the layer below.
+    let mut tar = Tar::default();
+    tar.file("n", b"old").link(b'1', "n", "late");
+    let mut bytes = tar.finish();
+    bytes.extend_from_slice(&[7; 10_000]);
+    let lower = base.path().join("layer");
+    extract(&bytes, &base.path().join("upper"), &[lower]).unwrap();
+}
+
+#[test]
+fn damage_does_not_come_out_as_if_it_were_whole() {
+    if !is_root() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let dir = base.path().join("layer");
+    std::fs::create_dir(&dir).unwrap();
+    let mut tar = Tar::default();
+    tar.file("f", &[b'x'; 5000]).file("empty", b"");
+    tar.link(b'2', "s", "f").dir("d", 0o750).file(".wh.w", b"");
+    let tar = tar.finish();
+    let recipe = base.path().join("recipe");
+    let target = Target {
+        directory: beneath::open_root(&dir).unwrap(),
+        recipe: std::fs::File::create_new(&recipe).unwrap(),
+    };
+    let expected = Expected {
+        blob: None,
+        blob_bytes: None,
+        diff_id: Digest::of(&tar),
+    };
+    let unpacked = layer::unpack(&tar[..], &expected, target, Limits::DEFAULT, &|_| ());
+    unpacked.unwrap().complete(None).unwrap();
+    let root = beneath::open_root(&dir).unwrap();
+    let difference = || compare::first_difference(&tar[..], root.as_fd()).unwrap();
+    assert_eq!(difference(), None);
+    // What the archive's digest does not prove.
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm, Harm); 5] = [
+        (
+            "empty",
+            |dir| std::fs::remove_file(dir.join("empty")).unwrap(),
+            |dir| {
+                std::fs::write(dir.join("empty"), b"").unwrap();
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+                std::fs::set_permissions(dir.join("empty"), mode).unwrap();
+            },
+        ),
+        (
+            "s",
+            |dir| {
+                std::fs::remove_file(dir.join("s")).unwrap();
+                std::os::unix::fs::symlink("g", dir.join("s")).unwrap();
+            },
+            |dir| {
+                std::fs::remove_file(dir.join("s")).unwrap();
+                std::os::unix::fs::symlink("f", dir.join("s")).unwrap();
+            },
+        ),
+        (
+            "d",
+            |dir| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+                std::fs::set_permissions(dir.join("d"), mode).unwrap();
+            },
+            |dir| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
+                std::fs::set_permissions(dir.join("d"), mode).unwrap();
+            },
+        ),
+        (
+            "f",
+            |dir| std::os::unix::fs::chown(dir.join("f"), Some(9), None).unwrap(),
+            |dir| std::os::unix::fs::chown(dir.join("f"), Some(0), None).unwrap(),
+        ),
+        (
+            "w",
+            |dir| std::fs::remove_file(dir.join("w")).unwrap(),
+            |_| (),
+        ),
+    ];
+    for (name, harm, undo) in harms {
+        harm(&dir);
+        assert_eq!(difference(), Some(PathBuf::from(name)));
+        undo(&dir);
+    }
+    // A recipe that was cut, changed or emptied is an error or gives other bytes.
+    let whole = std::fs::read(&recipe).unwrap();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        std::fs::write(&recipe, &bytes).unwrap();
+        let came_out = Recipe::open(&recipe).and_then(|recipe| {
+            let mut bytes = Vec::new();
+            recipe.assemble(root.as_fd(), tempfile::tempfile, &mut bytes)?;
+            Ok((recipe.n_bytes(), bytes))
+        });
+        if let Ok((n_bytes, bytes)) = came_out {
+            // Flags of the header and of the frame may have no effect.
+            assert!(
+                bytes == tar
+                    || n_bytes != bytes.len() as u64
+                    || Digest::of(&bytes) != expected.diff_id
+            );
+        }
+        std::fs::write(&recipe, &whole[..at]).unwrap();
+        let cut = assembled(&recipe, &dir);
+        assert!(cut.is_err(), "{at}");
     }
 }
 
@@ -431,14 +646,24 @@ fn truncation_is_noticed_at_every_block() {
     };
     for length in (0..whole.len()).step_by(256) {
         let dir = tempfile::tempdir().unwrap();
-        let fd = beneath::open_root(dir.path()).unwrap();
-        let result = layer::unpack(&whole[..length], &expected, fd, Limits::DEFAULT, &|_| ());
+        let result = layer::unpack(
+            &whole[..length],
+            &expected,
+            target(dir.path()),
+            Limits::DEFAULT,
+            &|_| (),
+        );
         assert!(result.is_err(), "{length}");
         let packed = gzip(&whole);
         let cut = packed.len() * length / whole.len();
         let dir = tempfile::tempdir().unwrap();
-        let fd = beneath::open_root(dir.path()).unwrap();
-        let result = layer::unpack(&packed[..cut], &expected, fd, Limits::DEFAULT, &|_| ());
+        let result = layer::unpack(
+            &packed[..cut],
+            &expected,
+            target(dir.path()),
+            Limits::DEFAULT,
+            &|_| (),
+        );
         assert!(result.is_err(), "gzip {cut}");
     }
 }

@@ -11,8 +11,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::layer::{self, Expected, LayerError, Limits};
-use super::{Digest, metadata};
+use super::layer::{self, Expected, LayerError, Limits, Target};
+use super::recipe::{Recipe, RecipeError};
+use super::{Digest, compare, metadata};
 use crate::sys::beneath;
 
 /// Whether the test can run; owners, devices and mounts need root.
@@ -159,7 +160,16 @@ pub fn zstd_compressed(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-/// Unpacks a plain tar into a directory that is made for it.
+/// An existing directory to unpack into, and a recipe that nobody looks at.
+pub fn target(directory: &Path) -> Target {
+    Target {
+        directory: beneath::open_root(directory).unwrap(),
+        recipe: tempfile::tempfile().unwrap(),
+    }
+}
+
+/// Unpacks a plain tar into a directory that is made for it. What could be unpacked must come out
+/// again byte by byte.
 pub fn extract(tar: &[u8], into: &Path, lower: &[PathBuf]) -> Result<u64, LayerError> {
     extract_limited(tar, into, lower, Limits::DEFAULT)
 }
@@ -176,13 +186,33 @@ pub fn extract_limited(
         blob_bytes: None,
         diff_id: Digest::of(tar),
     };
-    let dir = beneath::open_root(into).unwrap();
-    let extracted = layer::unpack(tar, &expected, dir, limits, &|_| ())?;
+    let recipe = tempfile::NamedTempFile::new().unwrap();
+    let target = Target {
+        directory: beneath::open_root(into).unwrap(),
+        recipe: recipe.reopen().unwrap(),
+    };
+    let extracted = layer::unpack(tar, &expected, target, limits, &|_| ())?;
     let view = match lower {
         [] => None,
         lower => Some(crate::sys::detached::view_layers(lower).unwrap()),
     };
-    extracted.complete(view.as_ref().map(AsFd::as_fd))
+    let n_bytes = extracted.complete(view.as_ref().map(AsFd::as_fd))?;
+    assert!(
+        assembled(recipe.path(), into).unwrap() == tar,
+        "the archive does not come out as it went in"
+    );
+    let root = beneath::open_root(into).unwrap();
+    assert_eq!(compare::first_difference(tar, root.as_fd()).unwrap(), None);
+    Ok(n_bytes)
+}
+
+pub fn assembled(recipe: &Path, snapshot: &Path) -> Result<Vec<u8>, RecipeError> {
+    let recipe = Recipe::open(recipe)?;
+    let mut bytes = Vec::new();
+    let root = beneath::open_root(snapshot).unwrap();
+    recipe.assemble(root.as_fd(), tempfile::tempfile, &mut bytes)?;
+    assert_eq!(recipe.n_bytes(), bytes.len() as u64);
+    Ok(bytes)
 }
 
 /// Everything about a tree that a change would show, by relative path.

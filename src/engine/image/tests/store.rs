@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::archives::*;
 use super::*;
-use crate::engine::image::{Image, ImageError, Images, Reference, SourceError};
+use crate::engine::image::{Image, ImageError, ImageUser, Images, Loaded, Reference, SourceError};
 use crate::engine::store::{Store, Table};
 
 struct Bench {
@@ -31,6 +31,11 @@ impl Bench {
 
     fn ensure(&self, reference: &Reference) -> Result<Image, ImageError> {
         self.images.ensure(reference, None, None, |_| ())
+    }
+
+    fn load(&self, name: &str) -> Result<Vec<Loaded>, ImageError> {
+        let file = std::fs::File::open(self.path(name)).unwrap();
+        self.images.load(file, None, &|_| ())
     }
 
     fn names(&self, sub: &str) -> Vec<String> {
@@ -90,7 +95,10 @@ fn a_directory_is_an_image() {
         bench.ensure(&bench.reference("rootfs", "missing")),
         Err(ImageError::Rootfs { .. })
     ));
-    bench.images.remove(&reference.to_string(), &[]).unwrap();
+    bench
+        .images
+        .remove(&reference.to_string(), false, &[])
+        .unwrap();
     assert!(bench.path("root").is_dir());
 }
 
@@ -289,32 +297,73 @@ fn removal_follows_names_users_and_shared_layers() {
     let (one, two) = (sample("one"), sample("two"));
     let archive = new_docker_archive(&[(&one, Some("one:1")), (&two, Some("two:1"))]);
     std::fs::write(bench.path("a.tar"), archive).unwrap();
-    let archive = bench.reference("docker-archive", "a.tar");
-    let loaded = bench.images.load(&archive, |_| ()).unwrap();
-    assert_eq!(loaded, ["one:1", "two:1"]);
+    let loaded = bench.load("a.tar").unwrap();
+    let names: Vec<&str> = loaded
+        .iter()
+        .flat_map(|one| &one.names)
+        .map(|n| &**n)
+        .collect();
+    assert_eq!(names, ["one:1", "two:1"]);
     let present = bench.ensure(&Reference::parse("one:1").unwrap()).unwrap();
     check_content(&present, "one");
     // One shared base layer and a top layer each.
     assert_eq!(bench.names("snapshots").len(), 3);
+    assert_eq!(bench.names("recipes"), bench.names("snapshots"));
     bench
         .images
         .tag("one:1", &Reference::parse("mine:x").unwrap())
         .unwrap();
-    let users = ["web-1".to_owned()];
-    let untagged = bench.images.remove("mine:x", &users).unwrap();
-    assert_eq!((untagged.untagged.len(), untagged.deleted), (1, None));
-    assert!(matches!(
-        bench.images.remove("one:1", &users),
-        Err(ImageError::InUse { .. })
-    ));
-    let removed = bench.images.remove("one:1", &[]).unwrap();
-    assert_eq!(removed.deleted, Some(present.id.to_string()));
+    let user = |is_running| {
+        [ImageUser {
+            image_id: present.id.to_string(),
+            container: "web-1".to_owned(),
+            is_running,
+        }]
+    };
+    // A further name goes whoever uses the image.
+    let untagged = bench.images.remove("mine:x", false, &user(true)).unwrap();
+    assert_eq!(untagged.untagged, ["mine:x"]);
+    assert!(untagged.deleted.is_empty());
+    // The last one stays, and the image does by its id, even by force while it runs.
+    for (name, force, users) in [
+        ("one:1", false, user(true)),
+        ("one:1", false, user(false)),
+        (&present.id.to_string(), false, user(false)),
+        (&present.id.to_string(), true, user(true)),
+    ] {
+        let refused = bench.images.remove(name, force, &users);
+        assert!(
+            matches!(refused, Err(ImageError::InUse { .. })),
+            "{name} {force}"
+        );
+    }
+    // By force and name the name goes, and what runs keeps the image.
+    let untagged = bench.images.remove("one:1", true, &user(true)).unwrap();
+    assert_eq!(untagged.untagged, ["one:1"]);
+    assert!(untagged.deleted.is_empty());
+    assert_eq!(bench.images.facts().unwrap().len(), 2);
+    // By force a stopped container loses sight of its image, not the image.
+    let removed = bench
+        .images
+        .remove(&present.id.to_string(), true, &user(false))
+        .unwrap();
+    assert_eq!(removed.deleted, [present.id.to_string()]);
+    assert_eq!(bench.images.facts().unwrap().len(), 1);
+    assert!(bench.images.get(present.id.digest().short()).is_err());
+    check_content(&bench.images.get(&present.id.to_string()).unwrap(), "one");
+    assert_eq!(bench.names("snapshots").len(), 3);
+    // When the container is gone its layers go with the next removal.
+    let swept = bench.images.prune(&[], |_| false).unwrap();
+    assert_eq!(swept.deleted.len(), 1);
+    assert!(swept.reclaimed >= 4096, "{}", swept.reclaimed);
     assert_eq!(bench.names("snapshots").len(), 2);
     check_content(&bench.images.get("two:1").unwrap(), "two");
-    bench.images.remove("two:1", &[]).unwrap();
-    assert!(bench.names("snapshots").is_empty() && bench.names("blobs/sha256").is_empty());
+    bench.images.remove("two:1", false, &[]).unwrap();
+    for place in ["snapshots", "recipes", "blobs/sha256", "staging"] {
+        assert!(bench.names(place).is_empty(), "{place}");
+    }
     assert!(matches!(
-        bench.images.remove("two:1", &[]),
+        bench.images.remove("two:1", false, &[]),
         Err(ImageError::NotFound { .. })
     ));
     let error = bench
@@ -420,12 +469,16 @@ fn many_layers_work_and_too_many_are_refused_before_they_are_read() {
         }
     };
     let archive = |sample: &Sample| new_docker_archive(&[(sample, None)]);
-    std::fs::write(bench.path("130.tar"), archive(&image(130))).unwrap();
-    let made = bench.ensure(&bench.reference("docker-archive", "130.tar"));
-    let made = made.unwrap();
-    assert_eq!(made.layers.len(), 130);
-    let view = crate::sys::detached::view_layers(&made.layers).unwrap();
-    assert_eq!(beneath::names(view.as_fd()).unwrap().len(), 131);
+    // Docker's limit, and the kernel's.
+    for n_layers in [127, 128, 499, 500] {
+        let name = format!("{n_layers}.tar");
+        std::fs::write(bench.path(&name), archive(&image(n_layers))).unwrap();
+        let made = bench.ensure(&bench.reference("docker-archive", &name));
+        let made = made.unwrap();
+        assert_eq!(made.layers.len(), n_layers);
+        let view = crate::sys::detached::view_layers(&made.layers).unwrap();
+        assert_eq!(beneath::names(view.as_fd()).unwrap().len(), n_layers + 1);
+    }
     std::fs::write(bench.path("501.tar"), archive(&image(501))).unwrap();
     assert!(matches!(
         bench.ensure(&bench.reference("docker-archive", "501.tar")),
@@ -440,4 +493,142 @@ fn many_layers_work_and_too_many_are_refused_before_they_are_read() {
         .unwrap();
     assert_eq!(empty.layers.len(), 1);
     assert!(empty.layers[0].is_dir());
+}
+
+#[test]
+fn what_is_saved_is_what_was_loaded() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    bench.layout("layout", &sample("one"));
+    let image = bench.ensure(&bench.reference("oci", "layout:v1")).unwrap();
+    let name = Reference::parse("one:1").unwrap();
+    bench.images.tag(&image.id.to_string(), &name).unwrap();
+    bench
+        .images
+        .tag(&image.id.to_string(), &Reference::parse("one:2").unwrap())
+        .unwrap();
+    let save = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let saving = bench.images.saving(&names).unwrap();
+        let mut bytes = Vec::new();
+        saving.write(&mut bytes).unwrap();
+        bytes
+    };
+    // By name, by repository and by id: the same content under other names.
+    let (by_name, by_repository) = (save(&["one:1"]), save(&["one"]));
+    let by_id = save(&[&image.id.to_string()]);
+    assert!(by_name == save(&["one:1", "one:1"]) && by_name != by_repository);
+    for (bytes, n_names) in [(by_name, 1), (by_repository, 2), (by_id, 0)] {
+        let other = Bench::new();
+        std::fs::write(other.path("saved.tar"), bytes).unwrap();
+        let loaded = other.load("saved.tar").unwrap();
+        assert_eq!((loaded.len(), loaded[0].names.len()), (1, n_names));
+        let loaded = other.images.get(&loaded[0].id).unwrap();
+        assert_eq!(loaded.id, image.id);
+        check_content(&loaded, "one");
+        for scheme in ["docker-archive", "oci-archive"] {
+            let reference = other.reference(scheme, "saved.tar");
+            // With two names the OCI index has two entries, of which one has to be chosen.
+            if n_names < 2 || scheme == "docker-archive" {
+                assert_eq!(other.ensure(&reference).unwrap().id, image.id);
+            }
+        }
+    }
+    for name in ["missing", "rootfs:/"] {
+        assert!(bench.images.saving(&[name.to_owned()]).is_err());
+    }
+}
+
+#[test]
+fn leases_outlive_the_image_and_die_with_their_owner() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    bench.layout("layout", &sample("one"));
+    let image = bench.ensure(&bench.reference("oci", "layout:v1")).unwrap();
+    let saving = bench.images.saving(&[image.id.to_string()]).unwrap();
+    // The image goes while it is being saved: its content stays until that is done.
+    bench
+        .images
+        .remove(&image.id.to_string(), false, &[])
+        .unwrap();
+    let mut bytes = Vec::new();
+    saving.write(&mut bytes).unwrap();
+    assert!(bytes.len() > 4096);
+    assert_eq!(bench.names("snapshots").len(), 2);
+    drop(saving);
+    bench.images.prune(&[], |_| true).unwrap();
+    assert!(bench.names("snapshots").is_empty());
+    // An engine that dies takes its leases along.
+    let image = bench.ensure(&bench.reference("oci", "layout:v1")).unwrap();
+    let saving = bench.images.saving(&[image.id.to_string()]).unwrap();
+    bench
+        .images
+        .remove(&image.id.to_string(), false, &[])
+        .unwrap();
+    std::mem::forget(saving);
+    let next = Images::open(&bench.path("data"), bench.store.clone()).unwrap();
+    assert!(
+        next.facts()
+            .unwrap()
+            .iter()
+            .all(|facts| facts.is_dangling())
+    );
+    next.prune(&[], |_| true).unwrap();
+    assert!(bench.names("snapshots").is_empty() && bench.names("blobs/sha256").is_empty());
+}
+
+#[test]
+fn a_layer_is_published_in_an_order_that_survives_a_power_cut() {
+    if !is_root() {
+        return;
+    }
+    // What a crash can leave after any step of an installation, on top of a whole image: the next
+    // start takes it away, and the image is there.
+    let bench = Bench::new();
+    bench.layout("layout", &sample("one"));
+    let reference = bench.reference("oci", "layout:v1");
+    let image = bench.ensure(&reference).unwrap();
+    let hex = "1".repeat(64);
+    type Step = fn(&Path, &str);
+    let steps: [Step; 5] = [
+        |data, _| std::fs::create_dir_all(data.join("staging/layer-9/etc")).unwrap(),
+        |data, _| std::fs::write(data.join("staging/layer-9.recipe"), "half").unwrap(),
+        |data, hex| std::fs::write(data.join("recipes").join(hex), "whole").unwrap(),
+        |data, hex| std::fs::create_dir(data.join("snapshots").join(hex)).unwrap(),
+        |data, hex| std::fs::write(data.join("blobs/sha256").join(hex), "{}").unwrap(),
+    ];
+    for n in 0..=steps.len() {
+        for step in &steps[..n] {
+            step(&bench.path("data"), &hex);
+        }
+        let next = Images::open(&bench.path("data"), bench.store.clone()).unwrap();
+        for (place, n) in [
+            ("staging", 0),
+            ("recipes", 2),
+            ("snapshots", 2),
+            ("blobs/sha256", 2),
+        ] {
+            assert_eq!(bench.names(place).len(), n, "{place}");
+        }
+        check_content(&next.get(&image.id.to_string()).unwrap(), "one");
+    }
+    // A layer that has its name but no record is never used as it is: it is replaced.
+    let top = image.layers[0]
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    std::fs::write(image.layers[0].join("mark"), "from a crash").unwrap();
+    bench
+        .store
+        .remove(Table::Snapshots, &format!("sha256:{top}"))
+        .unwrap();
+    let saved = bench.images.check(&[image.id.to_string()], &[]).unwrap();
+    assert_eq!(saved[0].healed.len(), 1, "{saved:?}");
+    check_content(&bench.ensure(&reference).unwrap(), "one");
 }
