@@ -72,6 +72,8 @@ fn layer(seed: u64, n_bytes: usize, file_bytes: usize) -> (String, Vec<u8>) {
         let mut header = tar::Header::new_gnu();
         header.set_size(file_bytes as u64);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(1_700_000_000);
         let path = format!("srv/{seed}/{}/{n}", n / 100);
         builder
