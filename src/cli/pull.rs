@@ -36,9 +36,10 @@ pub struct Pull {
     /// Do not show how images are fetched
     #[arg(short, long)]
     pub quiet: bool,
-    // Compose has them without an effect.
+    /// Without effect, as in Compose
     #[arg(long, hide = true)]
     pub parallel: bool,
+    /// Without effect, as in Compose
     #[arg(long, hide = true)]
     pub no_parallel: bool,
 }

@@ -96,6 +96,12 @@ mod tests {
             let _ = io::Write::write_all(&mut io::stderr(), b"skipped: this test needs root\n");
             return;
         }
+        // A sandbox may have given its root less than its first process has.
+        if open(Path::new("/proc/1/ns/mnt"), OFlags::RDONLY).is_err() {
+            let _ = io::Write::write_all(&mut io::stderr(), b"skipped: process 1 is closed\n");
+            assert!(join(libc::CLONE_NEWNET, &[]).is_err());
+            return;
+        }
         let work = || {
             use nix::sched::{CloneFlags, unshare};
             let all = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWUTS;

@@ -32,7 +32,7 @@ pub struct Pull {
     /// Print the name only
     #[arg(short, long)]
     pub quiet: bool,
-    // Docker's content trust has no counterpart; scripts that switch it off may go on.
+    /// Without effect: there is no content trust, and scripts that switch it off may go on
     #[arg(long, hide = true)]
     pub disable_content_trust: bool,
 }
