@@ -33,11 +33,8 @@ impl From<reqwest::Error> for TransportError {
         let mut is_certificate = false;
         let mut is_unknown_name = false;
         loop {
-            if let Some(io) = innermost.downcast_ref::<io::Error>()
-                && let Some(inner) = io.get_ref()
-                && let Some(tls) = inner.downcast_ref::<rustls::Error>()
-            {
-                is_certificate |= is_about_certificate(tls);
+            if let Some(io) = innermost.downcast_ref::<io::Error>() {
+                is_certificate |= wraps_certificate_error(io);
             }
             if let Some(tls) = innermost.downcast_ref::<rustls::Error>() {
                 is_certificate |= is_about_certificate(tls);
@@ -58,6 +55,17 @@ impl From<reqwest::Error> for TransportError {
             is_passing: !is_certificate && !is_unknown_name && !error.is_builder(),
             is_certificate,
         }
+    }
+}
+
+/// An `io::Error` hides what it wraps from `source`, and some are wrapped twice.
+fn wraps_certificate_error(error: &io::Error) -> bool {
+    let Some(inner) = error.get_ref() else {
+        return false;
+    };
+    match inner.downcast_ref::<io::Error>() {
+        Some(error) => wraps_certificate_error(error),
+        None => inner.downcast_ref().is_some_and(is_about_certificate),
     }
 }
 

@@ -366,10 +366,11 @@ fn removal_follows_names_users_and_shared_layers() {
         bench.images.remove("two:1", false, &[]),
         Err(ImageError::NotFound { .. })
     ));
-    let error = bench
-        .ensure(&Reference::parse("one:1").unwrap())
-        .unwrap_err();
-    assert!(error.hint().unwrap().contains("docker-archive:"));
+    let gone = Reference::parse("one:1").unwrap();
+    let error = bench.images.ensure(&gone, Some("never"), None, |_| ());
+    let error = error.unwrap_err();
+    assert!(matches!(error, ImageError::NotPresent { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("wharf image pull one:1"));
 }
 
 #[test]
