@@ -7,14 +7,21 @@
 set -euo pipefail
 
 PACKAGES=(
+    apache2-utils    # htpasswd: a registry with a password
     busybox-static   # the test images
     ca-certificates
+    cpio             # tests/vm: the first stage of the second kernel
     curl             # published ports, from other namespaces
+    docker-registry  # images to pull, and a place to push to
+    e2fsprogs        # tests/vm: its disk
     gcc libc6-dev    # the linker that cargo calls
     iproute2         # ip: lo up, foreign namespaces
     nginx-light postgresql redis-server redis-tools # examples/stack
+    openssl          # certificates of test registries
     procps
-    skopeo           # another reader and writer of image archives
+    python3          # programs that attack from inside of containers
+    qemu-system-x86  # tests/vm: the second kernel
+    skopeo           # reads what was pushed and saved, writes what is loaded
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -4,10 +4,9 @@
 //!
 //! 1. go on as a sealed copy of the executable, which no container can write to through
 //!    `/proc/<pid>/exe` (S1, CVE-2019-5736) — first, while every descriptor is as it was given;
-//! 2. leave the caller's session, cgroup and directory (HAZARDS L5);
-//! 3. fork the spawner while there is one thread (a fork of a threaded process may only exec);
-//! 4. take the lock that makes this the only engine of its run directory (L6) — after the fork,
-//!    because a lock belongs to the open file, which a fork shares;
+//! 2. leave the caller's session, namespaces, cgroup and directory (HAZARDS L5);
+//! 3. start the spawner, which stays in the machine's namespaces;
+//! 4. take the lock that makes this the only engine of its run directory (L6);
 //! 5. leave the host's mount namespace;
 //! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
 
@@ -111,13 +110,20 @@ pub fn protect(arguments: impl Iterator<Item = OsString>) -> Result<(), BootErro
 pub fn engine(boot: Boot, protection: Result<(), BootError>) -> ExitCode {
     start_logging();
     let mut ready = boot.ready.map(File::from);
+    // One that is started by hand, or by a service manager, is where it was put on purpose.
+    let is_automatic = ready.is_some();
     let mut report = |text: &str| {
         if let Some(mut pipe) = ready.take() {
             // The starter may have gone; the engine lives on without it.
             let _ = pipe.write_all(text.as_bytes());
         }
     };
-    match protection.and_then(|()| run(&boot.roots, || report("ok\n"))) {
+    let origin = if is_automatic {
+        Origin::Command
+    } else {
+        Origin::Purpose
+    };
+    match protection.and_then(|()| run(&boot.roots, origin, || report("ok\n"))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = chain(&error);
@@ -145,13 +151,26 @@ fn start_logging() {
         .try_init();
 }
 
-fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
+/// Who started this engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A command that needed one.
+    Command,
+    /// Somebody who wanted one, here.
+    Purpose,
+}
+
+fn run(roots: &Roots, origin: Origin, on_ready: impl FnOnce()) -> Result<(), BootError> {
     if !rustix::process::geteuid().is_root() {
         return Err(BootError::NotRoot);
     }
-    detach(roots)?;
+    make_directories(roots)?;
+    if origin == Origin::Command {
+        leave_namespaces(roots);
+    }
+    detach()?;
     enter_own_cgroup(roots);
-    let spawner = crate::shim::spawner::fork().map_err(system("fork the spawner"))?;
+    let spawner = crate::shim::spawner::start().map_err(system("start the spawner"))?;
     let Some(_lock) = lock_or_find_other(roots)? else {
         // Somebody else was faster (a shim that missed its engine, another command); whoever
         // started us wants an engine, and there is one.
@@ -181,12 +200,8 @@ fn run(roots: &Roots, on_ready: impl FnOnce()) -> Result<(), BootError> {
     result
 }
 
-/// Leaves everything of the process that started us.
-fn detach(roots: &Roots) -> Result<(), BootError> {
-    // Fails when we lead a session already, which is as good.
-    let _ = nix::unistd::setsid();
+fn make_directories(roots: &Roots) -> Result<(), BootError> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    std::env::set_current_dir("/").map_err(system("enter the root directory"))?;
     for dir in [&roots.run, &roots.data] {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -197,6 +212,40 @@ fn detach(roots: &Roots) -> Result<(), BootError> {
                 source,
             })?;
     }
+    Ok(())
+}
+
+/// Goes to where process 1 is, if the command that happened to be first was in namespaces of its
+/// own (a unit's `PrivateTmp`, `ip netns exec`): what a container sees, and which network it is on,
+/// must not depend on that, nor on when those end (L5).
+///
+/// An engine whose directories are only there stays there: elsewhere nobody would find its socket,
+/// nor it its images. One with directories of its own choice may be meant for a network of its own,
+/// and keeps that. A container whose root may not follow, or must not because it shares the
+/// machine's pid namespace, stays as well.
+fn leave_namespaces(roots: &Roots) {
+    use crate::sys::home::{self, Move};
+    let mut namespaces = libc::CLONE_NEWNS;
+    if roots.tag().is_empty() {
+        namespaces |=
+            libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    }
+    match home::join(namespaces, &[&roots.run, &roots.data]) {
+        Ok(Move::AtHome) => {}
+        Ok(Move::Moved) => tracing::info!("left the private namespaces of the command"),
+        Ok(Move::Elsewhere) => tracing::warn!(
+            "this engine stays in a private mount namespace: its directories are only there"
+        ),
+        // Not ours to follow: most often a container, which is all the machine that there is.
+        Err(error) => tracing::debug!(%error, "stays in the namespaces of the command"),
+    }
+}
+
+/// Leaves everything else of the process that started us.
+fn detach() -> Result<(), BootError> {
+    // Fails when we lead a session already, which is as good.
+    let _ = nix::unistd::setsid();
+    std::env::set_current_dir("/").map_err(system("enter the root directory"))?;
     shed();
     Ok(())
 }
@@ -410,7 +459,7 @@ async fn serve(roots: &Roots, spawner: OwnedFd, on_ready: impl FnOnce()) -> Resu
     )
     .await
     .map_err(system("serve the API"))?;
-    engine.say_goodbye().await;
+    engine.close().await;
     Ok(())
 }
 

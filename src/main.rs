@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Roles that outlive a command go on as a protected copy of the program, and the engine forks
-    // its spawner while the process has one thread: both come before any runtime.
+    if wharf::shim::spawner::is_spawner(std::env::args_os()) {
+        wharf::shim::spawner::serve();
+    }
+    // A role that outlives a command goes on as a protected copy of the program, before all else.
     let protection = wharf::boot::protect(std::env::args_os());
     wharf::cli::main(|boot| wharf::boot::engine(boot, protection))
 }

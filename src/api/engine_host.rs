@@ -22,8 +22,8 @@ use crate::engine::container::{
     self, ExecSession, ExecSignaller, ExecStdio, Terminal, parse_signal,
 };
 use crate::engine::{Engine, EngineError};
-use crate::plan::{ObservedContainer, Phase, labels};
-use crate::reconcile::BackendError;
+use crate::plan::{Login, ObservedContainer, Phase, labels};
+use crate::reconcile::{BackendError, FailureKind};
 
 /// Bytes read from a process at once.
 const CHUNK: usize = 32 * 1024;
@@ -31,6 +31,19 @@ const CHUNK: usize = 32 * 1024;
 const BACKLOG: usize = 16;
 
 impl Host for Engine {
+    async fn authenticate(&self, registry: &str, login: Login) -> Result<(), BackendError> {
+        self.authenticate_to(registry, &login)
+            .await
+            .map_err(|error| BackendError {
+                // Here it is the user who is not known, and nothing that is not there.
+                kind: match error.kind {
+                    FailureKind::NotFound => FailureKind::Denied,
+                    kind => kind,
+                },
+                ..error
+            })
+    }
+
     async fn list(
         &self,
         project: Option<&ProjectName>,

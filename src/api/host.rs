@@ -14,7 +14,7 @@ use super::wire::exec::ExecConfig;
 use super::wire::frame::OutputStream;
 use super::wire::{EngineStatus, Verb};
 use crate::compose::{Project, ProjectName};
-use crate::plan::ObservedContainer;
+use crate::plan::{Login, ObservedContainer};
 use crate::reconcile::{Backend, BackendError, Report};
 
 /// An engine as the API serves it. Containers are named by name, id, or unambiguous id prefix.
@@ -34,6 +34,13 @@ pub trait Host: Backend + ImageHost {
     {
         super::verb::carry_out(self, name, desired, verb, reports)
     }
+
+    /// Has a registry check a login.
+    fn authenticate(
+        &self,
+        registry: &str,
+        login: Login,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Containers of one project or of all, by name; without `all` only those that run, are paused
     /// or restart.

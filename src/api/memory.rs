@@ -16,10 +16,11 @@ use super::wire::{EngineStatus, Verb};
 use super::{Host, LogLine, LogQuery, LogStream, Session, SessionControl, SessionOutput};
 use crate::compose::{Project, ProjectName};
 use crate::plan::{
-    ContainerConfig, NetworkConfig, Observed, ObservedContainer, Phase, VolumeConfig,
+    ContainerConfig, Login, NetworkConfig, Observed, ObservedContainer, Phase, VolumeConfig,
 };
 use crate::reconcile::{
-    Backend, BackendError, ContainerChange, FailureKind, ImageProgress, Report, Status, Subject,
+    Backend, BackendError, ContainerChange, FailureKind, ImageProgress, ImageRequest, Report,
+    Status, Subject,
 };
 
 pub struct Memory {
@@ -154,11 +155,16 @@ impl Backend for Memory {
     }
     async fn ensure_image(
         &self,
-        _: &str,
-        _: Option<&str>,
-        _: Option<&str>,
+        _: &ImageRequest,
         _: mpsc::UnboundedSender<ImageProgress>,
     ) -> Result<String, BackendError> {
+        not_asked()
+    }
+    async fn push_image(
+        &self,
+        _: &ImageRequest,
+        _: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<(), BackendError> {
         not_asked()
     }
     async fn create_network(&self, _: &NetworkConfig) -> Result<(), BackendError> {
@@ -236,6 +242,10 @@ impl Host for Memory {
         _ = reports.send(Report::Done {
             n_steps: services.len(),
         });
+    }
+
+    async fn authenticate(&self, _: &str, _: Login) -> Result<(), BackendError> {
+        not_asked()
     }
 
     async fn list(

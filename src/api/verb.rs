@@ -38,6 +38,8 @@ pub async fn carry_out<B: Backend>(
         Verb::Start(options) => reconcile::start(backend, &project, &options, reports).await,
         Verb::Restart(options) => reconcile::restart(backend, &project, &options, reports).await,
         Verb::Kill(options) => reconcile::kill(backend, &project, &options, reports).await,
+        Verb::Pull(options) => reconcile::pull(backend, &project, &options, reports).await,
+        Verb::Push(options) => reconcile::push(backend, &project, &options, reports).await,
     };
     match result {
         Ok(n_steps) => tracing::info!(project = %name, n_steps, "command done"),

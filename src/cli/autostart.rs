@@ -155,6 +155,12 @@ fn spawn(roots: &Roots, log: File) -> std::io::Result<Result<(), Failure>> {
                     name,
                     "HOME" | "XDG_RUNTIME_DIR" | "XDG_DATA_HOME" | "RUST_BACKTRACE"
                 )
+                // Without these the engine would not reach a registry that its user reaches.
+                || matches!(
+                    name.to_ascii_uppercase().as_str(),
+                    "HTTP_PROXY" | "HTTPS_PROXY" | "ALL_PROXY" | "NO_PROXY"
+                )
+                || matches!(name, "SSL_CERT_FILE" | "SSL_CERT_DIR")
         });
         if kept {
             command.env(name, value);

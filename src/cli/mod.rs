@@ -7,6 +7,7 @@ mod autostart;
 mod clock;
 mod command;
 pub mod config;
+mod credentials;
 mod down;
 mod engine;
 mod exec;
@@ -14,11 +15,15 @@ mod globals;
 mod image;
 mod images;
 mod kill;
+mod login;
+mod logout;
 mod logs;
 mod ls;
 mod output;
 mod project;
 mod ps;
+mod pull;
+mod push;
 pub mod remote;
 mod restart;
 mod schema;
@@ -76,6 +81,10 @@ enum Command {
     Start(start::Start),
     Restart(restart::Restart),
     Kill(kill::Kill),
+    Pull(pull::Pull),
+    Push(push::Push),
+    Login(login::Login),
+    Logout(logout::Logout),
     Images(images::Images),
     Image(image::Image),
     System(system::System),
@@ -135,6 +144,10 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Start(start) => start.run(context),
         Command::Restart(restart) => restart.run(context),
         Command::Kill(kill) => kill.run(context),
+        Command::Pull(pull) => pull.run(context),
+        Command::Push(push) => push.run(context),
+        Command::Login(login) => login.run(context),
+        Command::Logout(logout) => logout.run(context),
         Command::Images(images) => images.run(context),
         Command::Image(image) => image.run(context),
         Command::System(system) => system.run(context),

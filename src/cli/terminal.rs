@@ -48,6 +48,32 @@ impl Drop for RawMode {
     }
 }
 
+/// A terminal that does not show what is typed, until this is dropped.
+#[derive(Debug)]
+pub struct Silent {
+    before: Termios,
+}
+
+impl Silent {
+    pub fn enter() -> Result<Silent, Failure> {
+        let failed =
+            |errno: rustix::io::Errno| Failure::system("cannot hide what is typed", &errno.into());
+        let stdin = io::stdin();
+        let before = termios::tcgetattr(&stdin).map_err(failed)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(failed)?;
+        Ok(Silent { before })
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Nothing can be done for a terminal that has gone.
+        _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
+
 /// Reads stdin on a thread of its own: a read that waits for a key cannot be cancelled, and must not
 /// hold up the end of the command. The channel closes at the end of the input.
 pub fn stdin_chunks() -> mpsc::Receiver<Bytes> {

@@ -134,7 +134,8 @@ fn every_argument_has_a_help_text() {
         for argument in command.get_arguments() {
             assert!(
                 argument.get_help().is_some() || argument.get_id() == "help",
-                "{path} {argument} has no help",
+                "{path} {} has no help",
+                argument.get_id()
             );
         }
         for sub in command.get_subcommands() {

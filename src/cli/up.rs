@@ -11,10 +11,11 @@ use clap::Args;
 
 use super::clock::now_ns;
 use super::command::{self, Ended, Interrupts, with_engine};
+use super::credentials;
 use super::globals::{Context, is_set, seconds};
 use super::output::{Failure, Kind, LogStyle, Progress};
 use super::project::{self, Selected};
-use crate::api::wire::{ExecuteOptions, StopOptions, UpOptions, Verb};
+use crate::api::wire::{ExecuteOptions, Logins, StopOptions, UpOptions, Verb};
 use crate::compose::Project;
 
 /// Create and start what the file describes
@@ -163,7 +164,8 @@ impl Up {
         {
             check_service(&project, service)?;
         }
-        let options = self.options(context.globals.parallel_limit());
+        let logins = credentials::for_project(context, &project);
+        let options = self.options(context.globals.parallel_limit(), logins);
         if self.detach || self.wait || self.no_start || self.plan {
             let name = project.name.clone();
             let selected = Selected {
@@ -285,7 +287,7 @@ impl Up {
         }
     }
 
-    fn options(&self, parallel_limit: Option<usize>) -> UpOptions {
+    fn options(&self, parallel_limit: Option<usize>, logins: Logins) -> UpOptions {
         UpOptions {
             services: self.services.clone(),
             no_deps: self.no_deps,
@@ -305,6 +307,7 @@ impl Up {
             execute: ExecuteOptions {
                 plan_only: self.plan,
                 parallel_limit,
+                logins,
             },
         }
     }

@@ -3,17 +3,22 @@
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
 
-use super::container::{ContainerId, ContainerRecord, Driver, VolumeMountRecord, parse_signal};
-use super::image::{Image, Reference};
+use super::container::{
+    ContainerId, ContainerRecord, Driver, VolumeMountRecord, log_rotation, logging_remark,
+    parse_signal,
+};
+use super::image::{Image, ImageError, Platform, PullPolicy, Reference, Wish};
 use super::store::{Batch, Table};
 use super::volume::{VolumeError, Volumes};
 use super::{Engine, EngineError, clock};
 use crate::compose::ProjectName;
 use crate::plan::{
-    ContainerConfig, MountSource, NetworkConfig, Observed, ObservedContainer, VolumeConfig, labels,
+    ContainerConfig, Login, MountSource, NetworkConfig, Observed, ObservedContainer, VolumeConfig,
+    labels,
 };
-use crate::reconcile::{Backend, BackendError, ContainerChange, ImageProgress};
+use crate::reconcile::{Backend, BackendError, ContainerChange, ImageProgress, ImageRequest};
 
 impl Backend for Engine {
     async fn observe(&self, project: &ProjectName) -> Result<Observed, BackendError> {
@@ -37,15 +42,18 @@ impl Backend for Engine {
 
     async fn ensure_image(
         &self,
-        reference: &str,
-        pull_policy: Option<&str>,
-        platform: Option<&str>,
+        request: &ImageRequest,
         progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> Result<String, BackendError> {
-        let image = self
-            .ensure(reference, pull_policy, platform, progress)
-            .await?;
-        Ok(image.id.to_string())
+        Ok(self.ensure(request, progress).await?.id.to_string())
+    }
+
+    async fn push_image(
+        &self,
+        request: &ImageRequest,
+        progress: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<(), BackendError> {
+        Ok(self.push(request, progress).await?)
     }
 
     async fn create_network(&self, config: &NetworkConfig) -> Result<(), BackendError> {
@@ -141,9 +149,17 @@ impl Backend for Engine {
         Ok(())
     }
 
-    async fn warnings(&self) -> Vec<String> {
+    async fn warnings(&self, project: &ProjectName) -> Vec<String> {
         // A rule set that cannot be read is no reason to call a project that runs a failure.
-        self.shared.networks.warnings().unwrap_or_default()
+        let mut warnings = self.shared.networks.warnings().unwrap_or_default();
+        for container in self.containers() {
+            let view = container.view();
+            let config = &view.record.config;
+            if config.labels.get(labels::PROJECT).map(String::as_str) == Some(project.as_str()) {
+                warnings.extend(logging_remark(&config.name, config.logging.as_ref()));
+            }
+        }
+        warnings
     }
 
     fn subscribe(&self) -> broadcast::Receiver<ContainerChange> {
@@ -154,29 +170,58 @@ impl Backend for Engine {
 impl Engine {
     async fn ensure(
         &self,
-        reference: &str,
-        pull_policy: Option<&str>,
-        platform: Option<&str>,
+        request: &ImageRequest,
         progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> Result<Image, EngineError> {
-        let reference = Reference::parse(reference).map_err(super::image::ImageError::from)?;
+        let reference = parse_reference(&request.reference)?;
+        let wish = Wish {
+            policy: PullPolicy::parse(request.pull_policy.as_deref()).map_err(ImageError::from)?,
+            platform: parse_platform(request.platform.as_deref())?,
+            login: login_for(request, &reference),
+            cancelled: CancellationToken::new(),
+        };
+        // A caller that goes away takes its wish along.
+        let _given_up = wish.cancelled.clone().drop_guard();
         let images = self.shared.images.clone();
-        let (pull_policy, platform) = (pull_policy.map(str::to_owned), platform.map(str::to_owned));
         let work = tokio::task::spawn_blocking(move || {
-            images.ensure(
-                &reference,
-                pull_policy.as_deref(),
-                platform.as_deref(),
-                |event| {
-                    // A client that no longer listens misses nothing it needs.
-                    let _ = progress.send(event);
-                },
-            )
+            images.ensure_as(&reference, &wish, |event| {
+                // A client that no longer listens misses nothing it needs.
+                let _ = progress.send(event);
+            })
         });
         match work.await {
             Ok(image) => Ok(image?),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+    }
+
+    async fn push(
+        &self,
+        request: &ImageRequest,
+        progress: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<(), EngineError> {
+        let reference = parse_reference(&request.reference)?;
+        let login = login_for(request, &reference);
+        let cancelled = CancellationToken::new();
+        // A caller that goes away takes its wish along.
+        let _given_up = cancelled.clone().drop_guard();
+        let images = self.shared.images.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            images.push(&reference, login.as_ref(), &cancelled, |event| {
+                // A client that no longer listens misses nothing it needs.
+                let _ = progress.send(event);
+            })
+        });
+        match work.await {
+            Ok(pushed) => Ok(pushed.map(drop)?),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    /// Has a registry check a login.
+    pub async fn authenticate_to(&self, registry: &str, login: &Login) -> Result<(), BackendError> {
+        let checked = self.shared.images.authenticate(registry, login).await;
+        Ok(checked.map_err(EngineError::from)?)
     }
 
     fn observed_volumes(&self) -> Result<Vec<crate::plan::ObservedVolume>, EngineError> {
@@ -205,19 +250,19 @@ impl Engine {
             .collect())
     }
 
-    /// Image ids by every name that an image has.
+    /// Image ids by every name that an image has, in every way that a file may write it.
     fn image_ids(&self) -> Result<std::collections::BTreeMap<String, String>, EngineError> {
         let images = self.shared.images.list()?;
-        Ok(images
-            .into_iter()
-            .flat_map(|image| {
-                let id = image.id.to_string();
-                image
-                    .references
-                    .into_iter()
-                    .map(move |name| (name, id.clone()))
-            })
-            .collect())
+        let mut ids = std::collections::BTreeMap::new();
+        for image in images {
+            let id = image.id.to_string();
+            for name in image.references {
+                for spelling in spellings(&name) {
+                    ids.insert(spelling, id.clone());
+                }
+            }
+        }
+        Ok(ids)
     }
 
     async fn create(
@@ -244,6 +289,7 @@ impl Engine {
     ) -> Result<ContainerId, EngineError> {
         let shared = &self.shared;
         let image = shared.image_by_reference(&config.image)?;
+        log_rotation(config.logging.as_ref())?;
         let inherited = match inherit_volumes_from {
             Some(other) => self.container(other)?.view().record.volumes.clone(),
             None => Vec::new(),
@@ -328,6 +374,50 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+fn parse_reference(text: &str) -> Result<Reference, ImageError> {
+    Ok(Reference::parse(text)?)
+}
+
+fn parse_platform(text: Option<&str>) -> Result<Option<Platform>, ImageError> {
+    Ok(text.map(Platform::parse).transpose()?)
+}
+
+fn login_for(request: &ImageRequest, reference: &Reference) -> Option<Login> {
+    match reference {
+        Reference::Registry { registry, .. } => request.logins.of(registry).cloned(),
+        _ => None,
+    }
+}
+
+/// The ways to write a name: `nginx` is `docker.io/library/nginx:latest`.
+fn spellings(name: &str) -> Vec<String> {
+    let Ok(
+        reference @ Reference::Registry {
+            digest: None,
+            tag: Some(_),
+            ..
+        },
+    ) = Reference::parse(name)
+    else {
+        return vec![name.to_owned()];
+    };
+    let canonical = reference.canonical();
+    let mut spellings = vec![canonical.clone()];
+    if let Some(rest) = canonical.strip_prefix("docker.io/") {
+        spellings.push(rest.to_owned());
+        if let Some(short) = rest.strip_prefix("library/") {
+            spellings.push(short.to_owned());
+            spellings.push(format!("docker.io/{short}"));
+        }
+    }
+    let untagged: Vec<String> = spellings
+        .iter()
+        .filter_map(|spelling| spelling.strip_suffix(":latest").map(str::to_owned))
+        .collect();
+    spellings.extend(untagged);
+    spellings
 }
 
 /// A volume that has to be there before the container.

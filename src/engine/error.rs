@@ -1,7 +1,7 @@
 //! Why the engine could not do something, and what a person can do about it.
 
-use super::container::ShimError;
-use super::image::ImageError;
+use super::container::{LoggingError, ShimError};
+use super::image::{ImageError, RegistryError};
 use super::network::NetworkError;
 use super::store::StoreError;
 use super::volume::VolumeError;
@@ -55,6 +55,8 @@ pub enum EngineError {
         path: String,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]
@@ -119,6 +121,7 @@ impl EngineError {
             EngineError::Store(error) if error.is_disk_full() => {
                 one("the disk is full: free space under the data root, then try again".to_owned())
             }
+            EngineError::Logging(error) => one(error.hint()),
             EngineError::Network(error) => network_hints(error),
             EngineError::Image(error) => error.hint().into_iter().collect(),
             _ => Vec::new(),
@@ -134,6 +137,7 @@ impl EngineError {
             | EngineError::NamespaceOwnerDown { .. } => FailureKind::Conflict,
             EngineError::InvalidSignal { .. }
             | EngineError::Spec { .. }
+            | EngineError::Logging(_)
             | EngineError::ImageMountLayers { .. }
             | EngineError::VolumeKind { .. }
             | EngineError::BindSourceMissing { .. } => FailureKind::Invalid,
@@ -204,9 +208,11 @@ fn image_kind(error: &ImageError) -> FailureKind {
     match error {
         ImageError::Reference(_) => FailureKind::Invalid,
         ImageError::NotPresent { .. } | ImageError::NotFound { .. } => FailureKind::NotFound,
-        ImageError::CannotPull { .. } | ImageError::OtherPlatform { .. } => {
-            FailureKind::Unsupported
-        }
+        ImageError::Registry(error)
+        | ImageError::Pull { source: error, .. }
+        | ImageError::Push { source: error, .. } => registry_kind(error),
+        ImageError::NotPushable { .. } | ImageError::PullPolicy(_) => FailureKind::Invalid,
+        ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
         ImageError::AmbiguousId { .. }
         | ImageError::Rootfs { .. }
@@ -215,6 +221,15 @@ fn image_kind(error: &ImageError) -> FailureKind {
         | ImageError::NotSaveable { .. }
         | ImageError::Import { .. }
         | ImageError::Change { .. } => FailureKind::Invalid,
+        _ => FailureKind::Internal,
+    }
+}
+
+fn registry_kind(error: &RegistryError) -> FailureKind {
+    match error {
+        // As Docker: whoever may not see an image is told that there is none.
+        RegistryError::NotFound { .. } | RegistryError::Denied { .. } => FailureKind::NotFound,
+        RegistryError::NotAnImage { .. } => FailureKind::Invalid,
         _ => FailureKind::Internal,
     }
 }

@@ -4,6 +4,7 @@
 //! Reaches containers only through `shim::protocol`, the kernel only through `sys`.
 
 mod backend;
+mod boot_order;
 mod cgroup;
 mod clock;
 pub mod container;
@@ -102,8 +103,20 @@ impl Engine {
         }
     }
 
+    /// Ends on purpose: nothing that belongs to no container is left, and no shim starts the engine
+    /// again.
+    pub async fn close(&self) {
+        if let Err(error) = self.shared.networks.close().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "links of stopped containers stay"
+            );
+        }
+        self.say_goodbye().await;
+    }
+
     /// Tells every shim that this engine leaves on purpose, so that none starts it again.
-    pub async fn say_goodbye(&self) {
+    async fn say_goodbye(&self) {
         let mut goodbyes = tokio::task::JoinSet::new();
         for container in self.containers() {
             if let Some(shim) = container.view().shim.clone() {

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::container::{
-    Adopted, ContainerId, ContainerRecord, Driver, Left, RunRecord, SUPERVISOR_LOST, Shim,
-    ShimError,
+    Adopted, Container, ContainerId, ContainerRecord, Driver, Left, MACHINE_DOWN, RunRecord,
+    SUPERVISOR_LOST, Shim, ShimError,
 };
 use super::store::Table;
 use super::{Engine, EngineError};
 use crate::compose::RestartPolicy;
+use crate::plan::Phase;
 use crate::shim::protocol::{Answer, Call, Event, ExitRecord, StartRecord, State, file};
 
 /// A shim that does not answer must not keep the engine from starting (HAZARDS L8). Its container
@@ -31,11 +32,14 @@ impl Engine {
             let engine = self.clone();
             adoptions.spawn(async move { engine.recover_container(record, has_booted).await });
         }
+        let mut waiting = Vec::new();
         while let Some(result) = adoptions.join_next().await {
-            if let Err(panic) = result {
-                tracing::error!(%panic, "adopting a container panicked");
+            match result {
+                Ok(found) => waiting.extend(found),
+                Err(panic) => tracing::error!(%panic, "adopting a container panicked"),
             }
         }
+        super::boot_order::start(&waiting, &self.containers());
         Ok(())
     }
 
@@ -53,7 +57,13 @@ impl Engine {
         let _ = names.take(&record.config.name, &record.id);
     }
 
-    async fn recover_container(&self, record: ContainerRecord, has_booted: bool) {
+    /// Returns the container if its policy starts it after a boot, in this engine's life or in that
+    /// of one before it.
+    async fn recover_container(
+        &self,
+        record: ContainerRecord,
+        has_booted: bool,
+    ) -> Option<Container> {
         let shared = &self.shared;
         let mut run = match has_booted {
             false => shared.run_record(&record.id),
@@ -83,10 +93,14 @@ impl Engine {
         {
             run.restart_pending = true;
         }
+        run.after_boot |= has_booted;
+        let after_boot = run.after_boot;
         let id = record.id.clone();
         let container = Driver::take_up(shared.clone(), record, run, left).await;
         shared.register(&id, container.watch());
-        self.write().insert(id, container);
+        self.write().insert(id, container.clone());
+        let is_due = after_boot && container.view().phase == Phase::Restarting;
+        is_due.then_some(container)
     }
 
     async fn find_shim(&self, record: &ContainerRecord, run: &RunRecord) -> Option<Adopted> {
@@ -155,7 +169,7 @@ impl Engine {
                     finished_at: super::clock::now(),
                 },
                 if has_booted {
-                    "the machine went down while it ran".to_owned()
+                    MACHINE_DOWN.to_owned()
                 } else {
                     SUPERVISOR_LOST.to_owned()
                 },

@@ -20,6 +20,7 @@ use super::store::{Batch, Store, Table};
 use super::volume::{VolumeError, VolumeMount, Volumes};
 use super::{EngineError, Roots};
 use crate::reconcile::ContainerChange;
+use crate::shim::protocol::parts;
 
 /// Changes that a slow subscriber may fall behind before it has to look again.
 const CHANGE_BACKLOG: usize = 1024;
@@ -138,7 +139,11 @@ impl Shared {
             }
         }
         // Followers may come before the first start; the shim appends to what is there.
-        create_log(&self.log_path(id))
+        let log = self.log_path(id);
+        if parts::list(&log).is_ok_and(|parts| !parts.is_empty()) {
+            return Ok(());
+        }
+        create_log(&log)
     }
 
     // Run records.

@@ -13,7 +13,9 @@ impl Action {
     /// The kind and the name of what the action is about.
     pub fn subject(&self) -> (&'static str, &str) {
         match self {
-            Action::EnsureImage { reference, .. } => ("image", reference),
+            Action::EnsureImage { reference, .. }
+            | Action::PullImage { reference, .. }
+            | Action::PushImage { reference, .. } => ("image", reference),
             Action::CreateNetwork(config) => ("network", &config.name),
             Action::RemoveNetwork { name } => ("network", name),
             Action::CreateVolume(config) => ("volume", &config.name),
@@ -33,6 +35,8 @@ impl Action {
     fn verb(&self) -> String {
         match self {
             Action::EnsureImage { .. } => "make present".to_owned(),
+            Action::PullImage { .. } => "pull".to_owned(),
+            Action::PushImage { .. } => "push".to_owned(),
             Action::CreateNetwork(_) | Action::CreateVolume(_) => "create".to_owned(),
             Action::CreateContainer {
                 replaces,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Logins;
 use crate::compose::optional_nanoseconds;
 
 /// How a plan is carried out, alike for all commands.
@@ -18,6 +19,9 @@ pub struct ExecuteOptions {
     /// Steps under way at once (`COMPOSE_PARALLEL_LIMIT`); `None` and 0 are without limit. Waiting
     /// for a condition costs nothing and is not counted.
     pub parallel_limit: Option<usize>,
+    /// Who the user is to the registries that images come from or go to.
+    #[serde(skip_serializing_if = "Logins::is_empty")]
+    pub logins: Logins,
 }
 
 /// Options of `up` and, with `start` off, of `create`.
@@ -183,6 +187,32 @@ impl Default for RunOptions {
             execute: ExecuteOptions::default(),
         }
     }
+}
+
+/// Options of `pull`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PullOptions {
+    pub services: Vec<String>,
+    /// The images of services that the named ones depend on, too.
+    pub include_deps: bool,
+    /// Leave services with a build section out.
+    pub ignore_buildable: bool,
+    /// An image that cannot be pulled is a warning.
+    pub ignore_failures: bool,
+    /// `always` or `missing`, in place of what the file says.
+    pub policy: Option<String>,
+    pub execute: ExecuteOptions,
+}
+
+/// Options of `push`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PushOptions {
+    pub services: Vec<String>,
+    pub include_deps: bool,
+    pub ignore_failures: bool,
+    pub execute: ExecuteOptions,
 }
 
 /// Options of `rm`.

@@ -44,6 +44,20 @@ pub enum Action {
         pull_policy: Option<String>,
         platform: Option<String>,
     },
+    /// Fetch an image for its own sake.
+    PullImage {
+        service: String,
+        reference: String,
+        pull_policy: String,
+        platform: Option<String>,
+        /// When false, a failure is a warning.
+        required: bool,
+    },
+    PushImage {
+        service: String,
+        reference: String,
+        required: bool,
+    },
     CreateNetwork(NetworkConfig),
     RemoveNetwork {
         name: String,

@@ -396,9 +396,10 @@ impl World {
     pub fn apply_in(&mut self, plan: &Plan, order: &[NodeIndex]) -> Answer {
         for node in order.iter().copied() {
             match &plan.graph[node].action {
-                Action::EnsureImage { reference, .. } => {
+                Action::EnsureImage { reference, .. } | Action::PullImage { reference, .. } => {
                     self.ensure_image(reference)?;
                 }
+                Action::PushImage { .. } => {}
                 Action::CreateNetwork(config) => self.create_network(config)?,
                 Action::RemoveNetwork { name } => self.remove_network(name)?,
                 Action::CreateVolume(config) => self.create_volume(config)?,
@@ -468,6 +469,16 @@ pub(crate) fn steps(plan: &Plan) -> String {
         let action = &plan.graph[*node].action;
         let line = match action {
             Action::EnsureImage { reference, .. } => format!("image {reference}"),
+            Action::PullImage {
+                reference,
+                pull_policy,
+                required,
+                ..
+            } => {
+                let optional = if *required { "" } else { " if possible" };
+                format!("pull {reference} {pull_policy}{optional}")
+            }
+            Action::PushImage { reference, .. } => format!("push {reference}"),
             Action::CreateNetwork(c) => format!("network+ {}", c.name),
             Action::RemoveNetwork { name } => format!("network- {name}"),
             Action::CreateVolume(c) => format!("volume+ {}", c.name),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::compose::ProjectName;
-use crate::plan::{ContainerConfig, NetworkConfig, Observed, ObservedContainer, VolumeConfig};
+use crate::plan::{
+    ContainerConfig, Logins, NetworkConfig, Observed, ObservedContainer, VolumeConfig,
+};
 
 /// Why an engine could not do what it was asked, in terms that a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
@@ -26,6 +28,8 @@ pub struct BackendError {
 pub enum FailureKind {
     /// The request contradicts itself or the machine (400).
     Invalid,
+    /// Somebody else does not know the user (401).
+    Denied,
     NotFound,
     Conflict,
     /// The program could not be started (command not found: 127, not executable: 126).
@@ -49,12 +53,11 @@ pub trait Backend: Send + Sync + 'static {
         container: &str,
     ) -> impl Future<Output = Result<ObservedContainer, BackendError>> + Send;
 
-    /// Makes the image present, reporting progress; returns the image id.
+    /// Makes the image present, reporting progress; returns the image id. Dropping the future gives
+    /// it up.
     fn ensure_image(
         &self,
-        reference: &str,
-        pull_policy: Option<&str>,
-        platform: Option<&str>,
+        request: &ImageRequest,
         progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> impl Future<Output = Result<String, BackendError>> + Send;
 
@@ -63,6 +66,14 @@ pub trait Backend: Send + Sync + 'static {
     fn remove_image(
         &self,
         reference: &str,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Hands an image that is there to the registry that its name says. Dropping the future gives
+    /// it up.
+    fn push_image(
+        &self,
+        request: &ImageRequest,
+        progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     fn create_network(
@@ -110,7 +121,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What on this machine will keep containers from working as the project says, although every
     /// step succeeds: sentences for the user. Asked for after an `up` that changed something.
-    fn warnings(&self) -> impl Future<Output = Vec<String>> + Send {
+    fn warnings(&self, _project: &ProjectName) -> impl Future<Output = Vec<String>> + Send {
         std::future::ready(Vec::new())
     }
 
@@ -126,12 +137,22 @@ pub struct ContainerChange {
     pub name: String,
 }
 
-/// Progress of making an image present.
+/// An image by name, and how it is wished for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageRequest {
+    pub reference: String,
+    /// Compose's word; `None` is `missing`.
+    pub pull_policy: Option<String>,
+    pub platform: Option<String>,
+    pub logins: Logins,
+}
+
+/// Progress of making an image present, or of pushing one.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ImageProgress {
     /// Short digest of the layer, or the reference for the whole.
     pub part: String,
-    /// Verb: `reading`, `unpacking`, `complete`.
+    /// What goes on: `reading`, `downloading`, `unpacking`, `complete`.
     pub status: String,
     pub current_bytes: u64,
     pub total_bytes: u64,

@@ -14,8 +14,9 @@ use super::wait::{Wanted, wait};
 use super::{Backend, BackendError, Failure, FailureKind, Report, Status, Subject};
 use crate::compose::Project;
 use crate::plan::{
-    self, DownOptions, ExecuteOptions, KillOptions, Observed, Plan, PlanError, Reach,
-    RemoveOptions, RestartOptions, RunOptions, StartOptions, StopOptions, UpOptions,
+    self, DownOptions, ExecuteOptions, KillOptions, Observed, Plan, PlanError, PullOptions,
+    PushOptions, Reach, RemoveOptions, RestartOptions, RunOptions, StartOptions, StopOptions,
+    UpOptions,
 };
 
 /// Brings the machine to what the project says; returns the number of steps that it took.
@@ -50,7 +51,7 @@ async fn try_up<B: Backend>(
     let plan = plan::up(project, &observed, options)?;
     let n_steps = carry_out(backend, plan, run, reports).await?;
     if n_steps > 0 {
-        for text in backend.warnings().await {
+        for text in backend.warnings(&project.name).await {
             let _ = reports.send(Report::Warning { text });
         }
     }
@@ -235,6 +236,42 @@ pub async fn remove<B: Backend>(
     conclude(result, &reports)
 }
 
+/// Fetches the images of services.
+///
+/// # Errors
+///
+/// What the planner refused, or the failures of the steps.
+pub async fn pull<B: Backend>(
+    backend: Arc<B>,
+    project: &Project,
+    options: &PullOptions,
+    reports: Reports,
+) -> Result<usize, Failure> {
+    let result = match plan::pull(project, options) {
+        Ok(plan) => carry_out(&backend, plan, &options.execute, &reports).await,
+        Err(error) => Err(error.into()),
+    };
+    conclude(result, &reports)
+}
+
+/// Hands the images that services build to their registries.
+///
+/// # Errors
+///
+/// What the planner refused, or the failures of the steps.
+pub async fn push<B: Backend>(
+    backend: Arc<B>,
+    project: &Project,
+    options: &PushOptions,
+    reports: Reports,
+) -> Result<usize, Failure> {
+    let result = match plan::push(project, options) {
+        Ok(plan) => carry_out(&backend, plan, &options.execute, &reports).await,
+        Err(error) => Err(error.into()),
+    };
+    conclude(result, &reports)
+}
+
 async fn run_once<B: Backend>(
     backend: &Arc<B>,
     project: &Project,
@@ -275,7 +312,7 @@ async fn carry_out<B: Backend>(
         n_steps,
         failures,
         kept,
-    } = execute(backend, plan, options.parallel_limit, reports).await;
+    } = execute(backend, plan, options, reports).await;
     let mut failures = failures.into_iter();
     match failures.next() {
         None => Ok(n_steps),

@@ -15,8 +15,10 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::wait::{Wanted, wait};
-use super::{Backend, BackendError, FailureKind, Report, Status, Subject};
-use crate::plan::{Action, Plan, convert::lasting_name, labels};
+use super::{
+    Backend, BackendError, FailureKind, ImageProgress, ImageRequest, Report, Status, Subject,
+};
+use crate::plan::{Action, ExecuteOptions, Logins, Plan, convert::lasting_name, labels};
 
 /// The channel that progress goes to. A receiver that went away is nobody's loss.
 pub(super) type Reports = mpsc::UnboundedSender<Report>;
@@ -53,14 +55,17 @@ enum Ended {
     GivenUp,
 }
 
-/// Carries out a plan; at most `limit` steps at once, not counting waits.
+/// Carries out a plan; as many steps at once as the options say, not counting waits.
 pub(super) async fn execute<B: Backend>(
     backend: &Arc<B>,
     plan: Plan,
-    limit: Option<usize>,
+    options: &ExecuteOptions,
     reports: &Reports,
 ) -> Outcome {
-    let limit = limit.filter(|n| *n > 0).unwrap_or(usize::MAX);
+    let limit = options
+        .parallel_limit
+        .filter(|n| *n > 0)
+        .unwrap_or(usize::MAX);
     let mut outcome = Outcome::default();
     let mut waits_for: HashMap<NodeIndex, usize> = HashMap::new();
     let mut ready: BTreeSet<NodeIndex> = BTreeSet::new();
@@ -72,8 +77,10 @@ pub(super) async fn execute<B: Backend>(
     }
     let replaced = replaced_containers(&plan);
     let image_ids = ImageIds::default();
-    let give_up = CancellationToken::new();
-    let _on_drop = give_up.clone().drop_guard();
+    let dropped = CancellationToken::new();
+    let give_up = dropped.child_token();
+    let _on_drop = dropped.clone().drop_guard();
+    let logins = Arc::new(options.logins.clone());
     let mut begun = Begun::default();
     let mut nodes: HashMap<Id, NodeIndex> = HashMap::new();
     let mut n_working = 0;
@@ -95,6 +102,8 @@ pub(super) async fn execute<B: Backend>(
                 reports: reports.clone(),
                 image_ids: Arc::clone(&image_ids),
                 give_up: give_up.clone(),
+                dropped: dropped.clone(),
+                logins: Arc::clone(&logins),
                 replaced: Arc::clone(&replaced),
             };
             let task = begun.0.spawn(step.run(action.clone()));
@@ -194,6 +203,9 @@ struct Step<B> {
     reports: Reports,
     image_ids: ImageIds,
     give_up: CancellationToken,
+    /// The whole execution is given up.
+    dropped: CancellationToken,
+    logins: Arc<Logins>,
     replaced: Arc<HashSet<String>>,
 }
 
@@ -237,8 +249,42 @@ impl<B: Backend> Step<B> {
                 platform,
                 ..
             } => {
-                self.ensure_image(reference, pull_policy.as_deref(), platform.as_deref())
-                    .await
+                let request = ImageRequest {
+                    reference: reference.clone(),
+                    pull_policy: pull_policy.clone(),
+                    platform: platform.clone(),
+                    logins: Logins::clone(&self.logins),
+                };
+                self.ensure_image(&request).await
+            }
+            Action::PullImage {
+                reference,
+                pull_policy,
+                platform,
+                required,
+                ..
+            } => {
+                let request = ImageRequest {
+                    reference: reference.clone(),
+                    pull_policy: Some(pull_policy.clone()),
+                    platform: platform.clone(),
+                    logins: Logins::clone(&self.logins),
+                };
+                let pulled = self.ensure_image(&request).await;
+                self.unless_optional(pulled, *required)
+            }
+            Action::PushImage {
+                reference,
+                required,
+                ..
+            } => {
+                let request = ImageRequest {
+                    reference: reference.clone(),
+                    logins: Logins::clone(&self.logins),
+                    ..ImageRequest::default()
+                };
+                let pushed = self.push_image(&request).await;
+                self.unless_optional(pushed, *required)
             }
             Action::CreateNetwork(config) => {
                 let subject = Subject::Network(config.name.clone());
@@ -357,45 +403,94 @@ impl<B: Backend> Step<B> {
         result.map(|()| Ended::Done)
     }
 
-    async fn ensure_image(
+    /// What may fail is told as a warning.
+    fn unless_optional(
+        &self,
+        result: Result<Ended, BackendError>,
+        required: bool,
+    ) -> Result<Ended, BackendError> {
+        match result {
+            Err(error) if !required => {
+                let text = error.message;
+                let _ = self.reports.send(Report::Warning { text });
+                Ok(Ended::Done)
+            }
+            result => result,
+        }
+    }
+
+    /// Passes the progress of an image on, after a first word, while the work goes on. Other steps
+    /// run to their end when a command is given up; this one may take minutes and leaves nothing
+    /// half made, so it ends.
+    async fn told<T>(
         &self,
         reference: &str,
-        policy: Option<&str>,
-        platform: Option<&str>,
-    ) -> Result<Ended, BackendError> {
-        let subject = Subject::Image(reference.to_owned());
-        let (progress, mut progressed) = mpsc::unbounded_channel();
+        first: Status,
+        work: impl Future<Output = Result<T, BackendError>>,
+        mut progressed: mpsc::UnboundedReceiver<ImageProgress>,
+    ) -> (Option<Result<T, BackendError>>, bool) {
         let told = async {
-            let mut is_pulling = false;
+            let mut is_told = false;
             while let Some(progress) = progressed.recv().await {
-                if !is_pulling {
-                    is_pulling = true;
-                    self.tell(subject.clone(), Status::Pulling, "");
+                if !is_told {
+                    is_told = true;
+                    self.tell(Subject::Image(reference.to_owned()), first, "");
                 }
                 let _ = self.reports.send(Report::Image {
                     reference: reference.to_owned(),
                     progress,
                 });
             }
-            is_pulling
+            is_told
         };
-        let ensured = self
-            .backend
-            .ensure_image(reference, policy, platform, progress);
-        // The sender goes away with the call, which ends the other half.
-        let (ensured, was_pulling) = tokio::join!(ensured, told);
+        let work = self.dropped.run_until_cancelled(work);
+        // The sender goes away with the work, which ends the other half.
+        tokio::join!(work, told)
+    }
+
+    async fn ensure_image(&self, request: &ImageRequest) -> Result<Ended, BackendError> {
+        let reference = &request.reference;
+        let subject = Subject::Image(reference.clone());
+        let (progress, progressed) = mpsc::unbounded_channel();
+        let ensured = self.backend.ensure_image(request, progress);
+        let (ensured, was_pulling) = self
+            .told(reference, Status::Pulling, ensured, progressed)
+            .await;
         match ensured {
-            Ok(id) => {
+            None => Ok(Ended::GivenUp),
+            Some(Ok(id)) => {
                 if was_pulling {
                     self.tell(subject, Status::Pulled, "");
                 }
                 self.image_ids
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .insert(reference.to_owned(), id);
+                    .insert(reference.clone(), id);
                 Ok(Ended::Done)
             }
-            Err(error) => {
+            Some(Err(error)) => {
+                self.tell(subject, Status::Error, &error.message);
+                Err(error)
+            }
+        }
+    }
+
+    async fn push_image(&self, request: &ImageRequest) -> Result<Ended, BackendError> {
+        let reference = &request.reference;
+        let subject = Subject::Image(reference.clone());
+        self.tell(subject.clone(), Status::Pushing, "");
+        let (progress, progressed) = mpsc::unbounded_channel();
+        let pushed = self.backend.push_image(request, progress);
+        let (pushed, _) = self
+            .told(reference, Status::Pushing, pushed, progressed)
+            .await;
+        match pushed {
+            None => Ok(Ended::GivenUp),
+            Some(Ok(())) => {
+                self.tell(subject, Status::Pushed, "");
+                Ok(Ended::Done)
+            }
+            Some(Err(error)) => {
                 self.tell(subject, Status::Error, &error.message);
                 Err(error)
             }

@@ -20,6 +20,6 @@ mod testing;
 mod tests;
 
 pub use backend::*;
-pub use driver::{down, kill, remove, restart, run, start, stop, up};
+pub use driver::{down, kill, pull, push, remove, restart, run, start, stop, up};
 pub use failure::Failure;
 pub use report::*;

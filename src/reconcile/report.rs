@@ -20,6 +20,8 @@ pub enum Subject {
 pub enum Status {
     Pulling,
     Pulled,
+    Pushing,
+    Pushed,
     Creating,
     Created,
     Recreate,
@@ -48,6 +50,7 @@ impl Status {
         matches!(
             self,
             Status::Pulling
+                | Status::Pushing
                 | Status::Creating
                 | Status::Recreate
                 | Status::Starting

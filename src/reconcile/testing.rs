@@ -180,11 +180,10 @@ impl Backend for Engine {
 
     async fn ensure_image(
         &self,
-        reference: &str,
-        _pull_policy: Option<&str>,
-        _platform: Option<&str>,
+        request: &ImageRequest,
         progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> Result<String, BackendError> {
+        let reference = &request.reference;
         let _ = progress.send(ImageProgress {
             part: reference.to_owned(),
             status: "reading".to_owned(),
@@ -193,6 +192,16 @@ impl Backend for Engine {
         });
         let act = |world: &mut World| world.ensure_image(reference);
         self.call(format!("image {reference}"), act).await
+    }
+
+    async fn push_image(
+        &self,
+        request: &ImageRequest,
+        _: mpsc::UnboundedSender<ImageProgress>,
+    ) -> Result<(), BackendError> {
+        let reference = &request.reference;
+        self.call(format!("push {reference}"), |_: &mut World| Ok(()))
+            .await
     }
 
     async fn create_network(&self, config: &NetworkConfig) -> Result<(), BackendError> {

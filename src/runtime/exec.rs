@@ -13,14 +13,14 @@ use rustix::fs::{Mode, OFlags};
 use crate::runtime::cgroup::{Cgroup, Part};
 use crate::runtime::channel;
 use crate::runtime::command::Command;
-use crate::runtime::failure::{During, StepError};
+use crate::runtime::failure::During;
 use crate::runtime::process::{self as shared, Starting, Stdio};
 use crate::runtime::seccomp::Filter;
 use crate::runtime::start::{self, StartError};
 use crate::runtime::{credentials, user};
 use crate::sys::clone::{self, Side};
+use crate::sys::pidfd;
 use crate::sys::root::Root;
-use crate::sys::{pidfd, process, pty};
 
 /// One process to be started in a container.
 #[derive(Debug)]
@@ -123,35 +123,6 @@ fn prepare(
     credentials::become_user(&identity, spec)?;
     let command = start::find_command(spec, &identity)?;
     credentials::confine(spec, exec.seccomp)?;
-    match clone::clone_sibling().during("clone the process")? {
-        Side::Parent(pid) => {
-            channel
-                .forked(pid.as_raw_nonzero().get())
-                .during("name the process")?;
-            clone::exit(0)
-        }
-        Side::Child => {
-            settle(has_terminal, channel)?;
-            Ok(command)
-        }
-    }
-}
-
-/// The last steps, in the process that becomes the program, under the container's own filter.
-fn settle(has_terminal: bool, channel: &channel::Child) -> Result<(), StartError> {
-    let step = |result: Result<(), StepError>| result.map_err(StartError::from);
-    // A filter may deny this, which then is the user's wish.
-    let _ = process::die_with_parent();
-    if channel.is_orphaned() {
-        return Err(StartError::Orphaned);
-    }
-    step(
-        rustix::process::setsid()
-            .during("start a session")
-            .map(drop),
-    )?;
-    if has_terminal {
-        step(pty::take_control(std::io::stdin()).during("take the terminal"))?;
-    }
-    Ok(())
+    start::go_on_as_sibling(has_terminal, channel)?;
+    Ok(command)
 }

@@ -3,11 +3,15 @@
 //! ```text
 //! shim (host namespaces)                       child (single-threaded, a copy of the shim)
 //!   start::spawn ── clone3 into the cgroup ──▶  waits for the go-ahead on its channel
-//!                                               sources → rootfs → mounts → masks → pivot
+//!                                               specification → sources → rootfs → mounts →
+//!                                               masks → pivot
 //!                 ◀── Console + descriptor ──   terminal
 //!                 ◀── Failed ────────────────   or: identity → capabilities → seccomp → execve
 //!                 ◀── end of file ───────────   the channel closed by execve: it runs
 //! ```
+//!
+//! In a pid namespace that it joins, the last line is another process's, a sibling that the child
+//! makes when all else is done.
 //!
 //! Must not know: engines, sockets between processes other than its own channel, log files.
 
@@ -22,8 +26,9 @@ pub mod failure;
 mod init;
 mod mask;
 mod mounts;
-mod namespaces;
+pub mod namespaces;
 pub mod process;
+mod procfs;
 pub mod rlimits;
 pub mod rootfs;
 pub mod seccomp;

@@ -276,25 +276,32 @@ fn elsewhere(source: &Path) -> Option<(PathBuf, PathBuf)> {
     ))
 }
 
-/// A mount can be cloned only from inside its own namespace; the clone then belongs to none.
 fn clone_elsewhere(namespace: &Path, path: &Path, depth: Depth) -> io::Result<OwnedFd> {
-    let open = |path: &Path, flags: OFlags| -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open(
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?)
-    };
-    let enter = |namespace: OwnedFd| {
+    clone_in(open_namespace(namespace)?.as_fd(), path, depth)
+}
+
+/// A mount can be cloned only from inside its own namespace; the clone then belongs to none.
+///
+/// # Errors
+/// Of `setns(2)`, or when nothing is at the path.
+pub fn clone_in(namespace: BorrowedFd<'_>, path: &Path, depth: Depth) -> io::Result<OwnedFd> {
+    let enter = |namespace: BorrowedFd<'_>| {
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNS).map_err(io::Error::from)
     };
-    let home = open(Path::new("/proc/self/ns/mnt"), OFlags::RDONLY)?;
-    enter(open(namespace, OFlags::RDONLY)?)?;
-    let cloned = open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)
+    let home = open_namespace(Path::new("/proc/self/ns/mnt"))?;
+    enter(namespace)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let cloned = rustix::fs::open("/", flags, Mode::empty())
+        .map_err(io::Error::from)
         .and_then(|root| Root::new(root).open(path, OFlags::PATH))
         .and_then(|found| mount::clone_fd(found, depth));
-    enter(home)?;
+    enter(home.as_fd())?;
     cloned
+}
+
+fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 fn open_below(source: &Path, below: &Path) -> io::Result<OwnedFd> {

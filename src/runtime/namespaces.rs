@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 
 use crate::sys::{fd, pidfd};
@@ -22,6 +22,14 @@ pub enum NamespaceError {
     },
 }
 
+/// Another container's pid namespace.
+#[derive(Debug)]
+pub struct JoinedPid {
+    pub namespace: OwnedFd,
+    /// The mount namespace of the process that it was named by.
+    pub mounts: Option<OwnedFd>,
+}
+
 /// The namespaces of one container.
 #[derive(Debug)]
 pub struct Namespaces {
@@ -30,17 +38,20 @@ pub struct Namespaces {
     /// The cgroup namespace's root is the cgroup of the process that makes it. `clone3` would take
     /// the parent's, so the child makes it after it has entered its own.
     pub create_cgroup: bool,
-    /// Joined by the parent around the clone, since it only takes effect for children.
-    pub pid: Option<OwnedFd>,
+    /// Joined last of all, by a child of the process that has done everything else (S33).
+    pub pid: Option<JoinedPid>,
     join: Vec<(LinuxNamespaceType, OwnedFd)>,
 }
 
 impl Namespaces {
-    /// Reads the wishes of `spec` and opens what is to be joined.
+    /// Opens what is to be joined.
     ///
     /// # Errors
     /// When a path cannot be opened, and for user, time, and foreign mount namespaces.
-    pub fn new(spec: &Spec, netns: Option<BorrowedFd<'_>>) -> Result<Namespaces, NamespaceError> {
+    pub fn new(
+        wishes: &[LinuxNamespace],
+        netns: Option<BorrowedFd<'_>>,
+    ) -> Result<Namespaces, NamespaceError> {
         let mut all = Namespaces {
             // Always: nothing of a container may be mounted in the machine's own namespace (S26).
             create: libc::CLONE_NEWNS as u64,
@@ -54,11 +65,6 @@ impl Namespaces {
                 fd::duplicate(netns).map_err(|source| NamespaceError::Join { kind, source })?;
             all.join.push((kind, fd));
         }
-        let wishes = spec
-            .linux()
-            .iter()
-            .filter_map(|linux| linux.namespaces().as_ref())
-            .flatten();
         for wish in wishes {
             let kind = wish.typ();
             let path = wish
@@ -75,14 +81,18 @@ impl Namespaces {
                 (LinuxNamespaceType::Cgroup, None) => all.create_cgroup = true,
                 (_, None) => all.create |= flag(kind) as u64,
                 (_, Some(path)) => {
-                    let fd =
-                        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-                    let fd = fd.map_err(|error| NamespaceError::Open {
+                    let open = |path: &Path| {
+                        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                    };
+                    let fd = open(path).map_err(|error| NamespaceError::Open {
                         path: path.clone(),
                         source: error.into(),
                     })?;
                     if kind == LinuxNamespaceType::Pid {
-                        all.pid = Some(fd);
+                        all.pid = Some(JoinedPid {
+                            namespace: fd,
+                            mounts: open(&path.with_file_name("mnt")).ok(),
+                        });
                     } else {
                         all.join.push((kind, fd));
                     }

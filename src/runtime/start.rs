@@ -19,30 +19,38 @@ use crate::runtime::rootfs::{Overlay, RootfsError};
 use crate::runtime::seccomp::Filter;
 use crate::runtime::sysctl::SysctlError;
 use crate::runtime::user::{self, Identity, UserError};
-use crate::runtime::{credentials, dev, init, mask, mounts, sysctl};
+use crate::runtime::{credentials, dev, init, mask, mounts, procfs, sysctl};
 use crate::sys::clone::{self, Side};
 use crate::sys::mount::{self, Attr, Change, Context, Depth, Propagation};
 use crate::sys::root::Root;
 use crate::sys::{pidfd, pty};
 
-/// One container to be made.
+/// Where a container is made, as its shim knows it.
 #[derive(Debug)]
-pub struct Container<'a> {
-    pub spec: &'a Spec,
-    pub overlay: Overlay<'a>,
-    /// Source outside, target inside.
-    pub files: &'a [(PathBuf, PathBuf)],
-    pub user: Option<&'a str>,
-    pub group_add: &'a [String],
-    /// Whether process 1 is our own init.
-    pub init: bool,
+pub struct Place<'a> {
+    pub namespaces: Namespaces,
     /// A directory that exists; the root is assembled over it, in the child's namespace only.
     pub stage: &'a Path,
     pub cgroup: &'a Cgroup,
     /// The cgroup's path below each hierarchy.
     pub cgroup_path: &'a Path,
-    pub netns: Option<BorrowedFd<'a>>,
     pub seccomp: Option<&'a Filter>,
+}
+
+/// What is made there, as only the process that makes it needs to know it.
+#[derive(Debug)]
+pub struct Definition {
+    pub spec: Spec,
+    /// Layers from top to bottom, and where changes go.
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// Source outside, target inside.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    pub user: Option<String>,
+    pub group_add: Vec<String>,
+    /// Whether process 1 is our own init.
+    pub init: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -100,90 +108,77 @@ impl From<StartError> for Failure {
     }
 }
 
-/// Clones the container's first process. It waits for [`channel::Parent::go`]; what it reports
-/// arrives on the channel, whose end is the program's beginning.
+/// Clones the process that makes the container. It waits for [`channel::Parent::go`]; what it
+/// reports arrives on the channel, whose end is the program's beginning. It becomes the container's
+/// first process itself, unless [`channel::Report::Forked`] names another child of the caller.
+///
+/// `read` runs in there: a specification is large, and the shim, which stays, needs little of it.
 ///
 /// # Errors
-/// Of what the parent does: opening namespaces, the clone.
-pub fn spawn(container: &Container<'_>, stdio: Stdio) -> Result<Starting, StartError> {
-    let spec = container.spec;
-    let namespaces = Namespaces::new(spec, container.netns)?;
+/// Of what the parent does: the clone.
+pub fn spawn(
+    place: &Place<'_>,
+    stdio: Stdio,
+    read: impl FnOnce() -> Result<Definition, Failure>,
+) -> Result<Starting, StartError> {
     let (parent, child) = channel::pair().during("make the start channel")?;
-    // Joining a pid namespace is for children only; the parent's own entry brings it back.
-    let home = match &namespaces.pid {
-        Some(target) => {
-            let home = open_own_pidns().during("open the own pid namespace")?;
-            pidfd::join(target, libc::CLONE_NEWPID).during("join the pid namespace")?;
-            Some(home)
-        }
-        None => None,
-    };
-    let cloned = clone::clone3(namespaces.create, Some(container.cgroup.v2_fd()));
-    if let Ok(Side::Child) = cloned {
-        run(container, &namespaces, &stdio, &child);
-    }
-    if let Some(home) = home {
-        pidfd::join(home, libc::CLONE_NEWPID).during("return to the own pid namespace")?;
-    }
-    match cloned.during("clone the container's process")? {
+    match clone::clone3(place.namespaces.create, Some(place.cgroup.v2_fd()))
+        .during("clone the container's process")?
+    {
         Side::Parent(process) => Ok(Starting {
             child: process,
             channel: parent,
         }),
-        Side::Child => Err(StartError::Orphaned),
+        Side::Child => run(place, &stdio, &child, read),
     }
 }
 
-fn open_own_pidns() -> std::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open("/proc/self/ns/pid", flags, Mode::empty())?)
-}
-
 fn run(
-    container: &Container<'_>,
-    namespaces: &Namespaces,
+    place: &Place<'_>,
     stdio: &Stdio,
     channel: &channel::Child,
+    read: impl FnOnce() -> Result<Definition, Failure>,
 ) -> ! {
     if !channel.wait() {
         clone::exit(1);
     }
-    let error = match prepare(container, namespaces, stdio, channel) {
-        Ok(command) => StartError::Command(command.execute()),
-        Err(error) => error,
+    let failure = match read() {
+        Ok(definition) => match prepare(place, &definition, stdio, channel) {
+            Ok(command) => StartError::Command(command.execute()).into(),
+            Err(error) => error.into(),
+        },
+        Err(failure) => failure,
     };
-    channel.failed(&error.into());
+    channel.failed(&failure);
     clone::exit(1)
 }
 
 /// Everything up to `execve`.
 fn prepare(
-    container: &Container<'_>,
-    namespaces: &Namespaces,
+    place: &Place<'_>,
+    container: &Definition,
     stdio: &Stdio,
     channel: &channel::Child,
 ) -> Result<Command, StartError> {
-    let spec = container.spec;
+    let namespaces = &place.namespaces;
+    let spec = &container.spec;
     let process = spec.process().as_ref().ok_or(StartError::NoProcess)?;
     shared::detach_from_parent()?;
     if channel.is_orphaned() {
         return Err(StartError::Orphaned);
     }
     rustix::process::setsid().during("start a session")?;
-    container
-        .cgroup
-        .enter_v1_self()
-        .during("enter the cgroups")?;
+    place.cgroup.enter_v1_self().during("enter the cgroups")?;
     namespaces.join()?;
     if namespaces.create_cgroup {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
             .during("make the cgroup namespace")?;
     }
-    let proc = private_proc().during("make a private procfs")?;
-    shared::set_oom_score(process, &proc)?;
+    let own_proc = procfs::own().during("make a private procfs")?;
+    shared::set_oom_score(process, &own_proc)?;
     if container.init {
         // Process 1 stays this program, whose arguments name the engine's directories.
-        crate::sys::process::set_command_line(proc.as_fd(), b"wharf-init");
+        crate::sys::process::set_command_line(own_proc.as_fd(), b"wharf-init");
     }
     set_names(spec, namespaces)?;
     if let Some(values) = spec
@@ -191,11 +186,19 @@ fn prepare(
         .as_ref()
         .and_then(|linux| linux.sysctl().as_ref())
     {
-        sysctl::apply(values, proc.as_fd())?;
+        sysctl::apply(values, own_proc.as_fd())?;
     }
+    let proc = match &namespaces.pid {
+        Some(pid) => {
+            drop(own_proc);
+            procfs::joined(pid).during("make a procfs of the joined pid namespace")?
+        }
+        None => own_proc,
+    };
 
-    let root = assemble(container, &proc)?;
-    let identity = user::resolve(&root, container.user, process.user(), container.group_add)?;
+    let root = assemble(place, container, &proc)?;
+    let user = container.user.as_deref();
+    let identity = user::resolve(&root, user, process.user(), &container.group_add)?;
     let slave = match stdio {
         Stdio::Streams { .. } => None,
         Stdio::Terminal { size } => {
@@ -222,9 +225,19 @@ fn prepare(
         ) => shared::install_streams(stdin, stdout, stderr)?,
         (Stdio::Terminal { .. }, Some(slave)) => {
             shared::install_terminal(slave, &identity)?;
-            pty::take_control(slave).during("take the terminal")?;
+            if namespaces.pid.is_none() {
+                pty::take_control(slave).during("take the terminal")?;
+            }
         }
         (Stdio::Terminal { .. }, None) => {}
+    }
+    let has_terminal = slave.is_some();
+    if let Some(pid) = &namespaces.pid {
+        pidfd::join(&pid.namespace, libc::CLONE_NEWPID).during("join the pid namespace")?;
+        // The program's process will be seen in there with all that is open here. What is borrowed
+        // from the shim is not used again, and this process ends without dropping it.
+        drop((root, proc, slave));
+        channel.close_all_others();
     }
     credentials::become_user(&identity, process)?;
     // The change of credentials cleared the death signal for a moment.
@@ -232,11 +245,42 @@ fn prepare(
         return Err(StartError::Orphaned);
     }
     let command = find_command(process, &identity)?;
-    credentials::confine(process, container.seccomp)?;
+    credentials::confine(process, place.seccomp)?;
+    if namespaces.pid.is_some() {
+        go_on_as_sibling(has_terminal, channel)?;
+    }
     if container.init {
-        init::split(slave.is_some()).during("start the program under init")?;
+        init::split(has_terminal).during("start the program under init")?;
     }
     Ok(command)
+}
+
+/// Goes on in a sibling, which is the first process of this work that is in the pid namespace that
+/// was joined. Whoever may trace in there finds a process that has nothing but what its program will
+/// have (S33); the shim is its parent. Runs under the container's own filter.
+///
+/// # Errors
+/// Of the clone and of what makes it the leader of a session.
+pub(super) fn go_on_as_sibling(
+    has_terminal: bool,
+    channel: &channel::Child,
+) -> Result<(), StartError> {
+    if let Side::Parent(pid) = clone::clone_sibling().during("clone the process")? {
+        channel
+            .forked(pid.as_raw_nonzero().get())
+            .during("name the process")?;
+        clone::exit(0)
+    }
+    // A filter may deny this, which then is the user's wish.
+    let _ = crate::sys::process::die_with_parent();
+    if channel.is_orphaned() {
+        return Err(StartError::Orphaned);
+    }
+    rustix::process::setsid().during("start a session")?;
+    if has_terminal {
+        pty::take_control(std::io::stdin()).during("take the terminal")?;
+    }
+    Ok(())
 }
 
 /// Finds the program of a process as the user that this one has become.
@@ -250,13 +294,6 @@ pub(super) fn find_command(
         process.env().as_deref().unwrap_or_default(),
         Some(home),
     )
-}
-
-fn private_proc() -> std::io::Result<OwnedFd> {
-    let attributes = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
-    let context = Context::open("proc")?;
-    context.set("source", "proc")?;
-    context.mount(attributes)
 }
 
 fn set_names(spec: &Spec, namespaces: &Namespaces) -> Result<(), StepError> {
@@ -273,15 +310,20 @@ fn set_names(spec: &Spec, namespaces: &Namespaces) -> Result<(), StepError> {
 }
 
 /// Mounts the root and everything in it, over the stage directory of this private namespace.
-fn assemble(container: &Container<'_>, proc: &OwnedFd) -> Result<Root, StartError> {
-    let spec = container.spec;
+fn assemble(place: &Place<'_>, container: &Definition, proc: &OwnedFd) -> Result<Root, StartError> {
+    let spec = &container.spec;
     let all = spec.mounts().as_deref().unwrap_or_default();
     // Sources and layers first: the stage covers a directory that they may be in.
-    let mut prepared = mounts::open_sources(all, container.cgroup_path)?;
-    for (source, target) in container.files {
+    let mut prepared = mounts::open_sources(all, place.cgroup_path)?;
+    for (source, target) in &container.files {
         prepared.push(mounts::open_file(source, target)?);
     }
-    let root_layers = container.overlay.open()?;
+    let overlay = Overlay {
+        lower: &container.lower,
+        upper: &container.upper,
+        work: &container.work,
+    };
+    let root_layers = overlay.open()?;
     let private = Change {
         propagation: Some(Propagation::Private),
         ..Change::default()
@@ -289,8 +331,8 @@ fn assemble(container: &Container<'_>, proc: &OwnedFd) -> Result<Root, StartErro
     mount::set_root_attributes(Depth::Tree, private).during("make mounts private")?;
 
     let stage = make_stage(all).during("make the stage")?;
-    attach_stage(container.stage, &stage).during("attach the stage")?;
-    let root = Root::new(root_layers.mount(&container.stage.join("root"))?);
+    attach_stage(place.stage, &stage).during("attach the stage")?;
+    let root = Root::new(root_layers.mount(&place.stage.join("root"))?);
     let dev_dir = open_dir(stage.as_fd(), "dev").during("open the stage")?;
     for mount in &prepared {
         if mount.is_dev() {

@@ -184,9 +184,14 @@ impl Shim {
         self.reap();
     }
 
-    /// Takes orphans that came to this subreaper. Not while an exec starts: its process may have
-    /// ended before its number was heard of.
+    /// Takes orphans that came to this subreaper. Not while the container or an exec starts: its
+    /// process may have ended before its number was heard of.
     pub(super) fn reap(&mut self) {
+        let init = match &self.phase {
+            Phase::Starting { .. } => return,
+            Phase::Running(_) => self.start.as_ref().map_or(0, |start| start.pid),
+            Phase::Exited => 0,
+        };
         if self
             .execs
             .iter()
@@ -194,11 +199,6 @@ impl Shim {
         {
             return;
         }
-        let init = match &self.phase {
-            Phase::Starting { starting, .. } => starting.child.pid.as_raw_nonzero().get(),
-            Phase::Running(_) => self.start.as_ref().map_or(0, |start| start.pid),
-            Phase::Exited => 0,
-        };
         pidfd::reap_strangers(|pid| pid == init || self.execs.iter().any(|exec| exec.pid == pid));
     }
 }

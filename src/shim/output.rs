@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::shim::protocol::log::{Encoder, Stream};
+use crate::shim::protocol::log::{self, Encoder, Stream};
+use crate::shim::protocol::parts::{self, Rotation};
 use crate::shim::record;
 use crate::sys::fd;
 
@@ -20,10 +21,18 @@ const ROUNDS: usize = 16;
 /// An unfinished line (a prompt) is shown after this long.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The log file. Only this process appends to it.
+/// The log. Only this process writes to it.
 #[derive(Debug)]
 pub struct LogFile {
+    base: PathBuf,
+    rotation: Option<Rotation>,
+    /// Number of the oldest part that may be there.
+    oldest: u64,
+    /// Number of the part that is written to.
+    number: u64,
     file: OwnedFd,
+    /// Of that part.
+    size_bytes: u64,
     /// Encoded records of one round, and the bytes they are made from. Given back when idle.
     out: Vec<u8>,
     chunk: Vec<u8>,
@@ -31,15 +40,25 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    pub fn open(path: &Path) -> io::Result<LogFile> {
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?;
-        Ok(LogFile {
+    /// Goes on where the last writer ended; in a new part if that one `is_torn`.
+    pub fn open(base: &Path, rotation: Option<Rotation>, is_torn: bool) -> io::Result<LogFile> {
+        let existing = parts::list(base)?;
+        let newest = existing.last().copied();
+        let number = newest.map_or(0, |newest| newest + u64::from(is_torn));
+        let (file, size_bytes) = open_part(base, number)?;
+        let mut log = LogFile {
+            base: base.to_owned(),
+            rotation,
+            oldest: existing.first().copied().unwrap_or(number),
+            number,
             file,
+            size_bytes,
             out: Vec::new(),
             chunk: Vec::new(),
             dropped_bytes: 0,
-        })
+        };
+        log.delete_oldest();
+        Ok(log)
     }
 
     pub fn release_buffers(&mut self) {
@@ -47,27 +66,98 @@ impl LogFile {
         self.chunk = Vec::new();
     }
 
+    /// Appends the records, each whole in one part.
     fn write(&mut self) {
-        let mut rest = self.out.as_slice();
+        let records = std::mem::take(&mut self.out);
+        let mut rest = records.as_slice();
+        while !rest.is_empty() {
+            let mut fitting = self.fitting(rest);
+            if fitting == 0 && !self.go_on_in_next_part() {
+                // Better a part that is too large than output that is lost.
+                fitting = rest.len();
+            }
+            let (now, later) = rest.split_at(fitting);
+            self.append(now);
+            rest = later;
+        }
+        self.out = records;
+        self.out.clear();
+    }
+
+    /// How many bytes of whole records the part has room for; an empty part for one at least.
+    fn fitting(&self, records: &[u8]) -> usize {
+        let room = match self.rotation {
+            Some(rotation) => rotation.max_bytes.saturating_sub(self.size_bytes),
+            None => u64::MAX,
+        };
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        if records.len() <= room {
+            return records.len();
+        }
+        let mut end = 0;
+        // Our own encoding: whole records, without a mistake.
+        while let Ok(Some((_, size))) = log::decode(records.get(end..).unwrap_or_default()) {
+            if end + size > room && (end > 0 || self.size_bytes > 0) {
+                break;
+            }
+            end += size;
+        }
+        end
+    }
+
+    fn append(&mut self, records: &[u8]) {
+        let mut rest = records;
         while !rest.is_empty() {
             match rustix::io::write(&self.file, rest) {
-                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                Ok(n) => {
+                    self.size_bytes += n as u64;
+                    rest = rest.get(n..).unwrap_or_default();
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => {
                     // A full disk loses output, but never stops the container or this process.
                     // Half a record would make the rest of the file unreadable: take it back.
-                    let written = (self.out.len() - rest.len()) as u64;
-                    if let Ok(stat) = rustix::fs::fstat(&self.file) {
-                        let size = u64::try_from(stat.st_size).unwrap_or(0);
-                        let _ = rustix::fs::ftruncate(&self.file, size.saturating_sub(written));
-                    }
-                    self.dropped_bytes += self.out.len() as u64;
-                    break;
+                    let written = (records.len() - rest.len()) as u64;
+                    self.size_bytes = self.size_bytes.saturating_sub(written);
+                    let _ = rustix::fs::ftruncate(&self.file, self.size_bytes);
+                    self.dropped_bytes += records.len() as u64;
+                    return;
                 }
             }
         }
-        self.out.clear();
     }
+
+    /// `false` when no file can be made.
+    fn go_on_in_next_part(&mut self) -> bool {
+        let Ok((file, size_bytes)) = open_part(&self.base, self.number + 1) else {
+            return false;
+        };
+        self.file = file;
+        self.size_bytes = size_bytes;
+        self.number += 1;
+        self.delete_oldest();
+        true
+    }
+
+    fn delete_oldest(&mut self) {
+        let Some(rotation) = self.rotation else {
+            return;
+        };
+        while self.number - self.oldest >= u64::from(rotation.max_parts.max(1)) {
+            // One that is gone is what was wanted; readers that have it open keep it.
+            let _ = std::fs::remove_file(parts::path(&self.base, self.oldest));
+            self.oldest += 1;
+        }
+    }
+}
+
+/// The part's file, and its size in bytes.
+fn open_part(base: &Path, number: u64) -> io::Result<(OwnedFd, u64)> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+    let path = parts::path(base, number);
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
+    let size = rustix::fs::fstat(&file)?.st_size;
+    Ok((file, u64::try_from(size).unwrap_or(0)))
 }
 
 /// Whether a source goes on.

@@ -1,12 +1,20 @@
 //! The process that forks shims: one thread, no state, nothing open but its socket.
 //!
 //! It exists because the engine has threads and must not fork, and because a shim that is forked
-//! and not executed shares its memory with all others. It ends with the engine; shims do not.
+//! and not executed shares its memory with all others. It is executed anew, from the program that the
+//! engine is: what the engine had on its heap when it started would be in every shim, which would
+//! get pages of its own wherever it uses the space between (L9). It ends with the engine; shims do
+//! not.
 
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+#[cfg(test)]
+use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
-use crate::runtime::seccomp;
+use crate::runtime::seccomp::{self, Filter};
 use crate::shim::protocol::Spawn;
 use crate::shim::supervise;
 use crate::sys::clone::{self, Side};
@@ -15,10 +23,50 @@ use crate::sys::{fd, process, signal, socket};
 /// The largest packet of the protocol.
 pub(super) const MAX_PACKET: usize = 64 * 1024;
 
-/// Forks the spawner and returns the engine's end of its socket. Call it before any thread.
+/// The name by which a process knows that it is the spawner.
+const NAME: &str = "wharf-spawner";
+
+/// Starts the spawner and returns the engine's end of its socket.
+///
+/// # Errors
+/// Of the socket pair or the start.
+#[expect(
+    clippy::zombie_processes,
+    reason = "it lives as long as the engine, which waits for all of its children at its end"
+)]
+pub fn start() -> io::Result<OwnedFd> {
+    let (engine, spawner) = socket::pair()?;
+    Command::new("/proc/self/exe")
+        .arg0(NAME)
+        .stdin(spawner)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok(engine)
+}
+
+/// Whether the program was started by [`start`]: then its standard input is the socket to [`run`]
+/// with.
+#[must_use]
+pub fn is_spawner(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments.next().as_deref() == Some(OsStr::new(NAME)) && arguments.next().is_none()
+}
+
+/// The process that [`start`] started.
+pub fn serve() -> ! {
+    match io::stdin().as_fd().try_clone_to_owned() {
+        // Standard input itself becomes nothing, with the rest.
+        Ok(socket) => run(socket),
+        Err(_) => clone::exit(1),
+    }
+}
+
+/// A spawner that is a fork of this process, where the program is another: a test. Returns the
+/// engine's end of its socket.
 ///
 /// # Errors
 /// Of the socket pair or the fork.
+#[cfg(test)]
 pub fn fork() -> io::Result<OwnedFd> {
     let (engine, spawner) = socket::pair()?;
     match clone::fork()? {
@@ -32,6 +80,25 @@ pub fn fork() -> io::Result<OwnedFd> {
     }
 }
 
+/// The default filter, compiled in a process that ends: what the compiler leaves on the heap, between
+/// small things that stay, would be in every shim.
+fn compile_apart() -> Option<Filter> {
+    let (read, write) = fd::pipe().ok()?;
+    match clone::fork().ok()? {
+        Side::Child => {
+            let bytes = seccomp::default_filter().to_bytes();
+            let written = std::fs::File::from(write).write_all(&bytes);
+            clone::exit(i32::from(written.is_err()))
+        }
+        Side::Parent(_) => {
+            drop(write);
+            let mut bytes = Vec::new();
+            std::fs::File::from(read).read_to_end(&mut bytes).ok()?;
+            Filter::from_bytes(&bytes)
+        }
+    }
+}
+
 /// Serves until the engine's end closes.
 pub fn run(socket: OwnedFd) -> ! {
     process::set_name(c"wharf-spawner");
@@ -41,7 +108,7 @@ pub fn run(socket: OwnedFd) -> ! {
     signal::ignore(libc::SIGCHLD);
     let _ = fd::null_stdio();
     let _ = rustix::process::chdir("/");
-    let filter = seccomp::default_filter();
+    let filter = compile_apart().unwrap_or_else(seccomp::default_filter);
     // What is free here is free in every shim.
     process::trim_heap();
     process::trim_stack();

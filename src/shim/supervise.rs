@@ -9,25 +9,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::Process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 
 use crate::runtime::cgroup::{Cgroup, Part};
 use crate::runtime::channel::Report;
 use crate::runtime::failure::{Failure as StartFailure, Kind};
+use crate::runtime::namespaces::Namespaces;
 use crate::runtime::process::{Starting, Stdio};
-use crate::runtime::rootfs::Overlay;
 use crate::runtime::seccomp::{self, Filter};
-use crate::runtime::start::{self, Container};
+use crate::runtime::start::{self, Place, StartError};
 use crate::shim::connection::Connection;
 use crate::shim::ending::{OOM_LAST, until};
 use crate::shim::execs::{Exec, Phase as ExecPhase, Step};
+use crate::shim::outline::{self, Outline};
 use crate::shim::output::{LogFile, Output, Pumped};
 use crate::shim::protocol::log::Stream;
 use crate::shim::protocol::{
-    Answer, Bundle, Event, ExitRecord, Failure, FailureKind, Message, Rootfs, Spawn, StartRecord,
-    file,
+    Answer, Event, ExitRecord, Failure, FailureKind, Message, Spawn, StartRecord, file,
 };
 use crate::shim::record;
 use crate::shim::respawn::Respawn;
@@ -51,6 +51,8 @@ pub(super) struct Settings {
 pub(super) enum Phase {
     Starting {
         starting: Starting,
+        /// Whether the process has been replaced by the one that executes the program.
+        forked: bool,
         failure: Option<StartFailure>,
     },
     Running(OwnedFd),
@@ -188,21 +190,18 @@ struct Streams {
     stdin: Option<OwnedFd>,
 }
 
-fn make_streams(bundle: &Bundle, process: Option<&Process>) -> std::io::Result<Streams> {
-    if process.and_then(Process::terminal) == Some(true) {
-        let size = process.and_then(Process::console_size).and_then(|size| {
-            Some((
-                u16::try_from(size.width()).ok()?,
-                u16::try_from(size.height()).ok()?,
-            ))
-        });
+fn make_streams(outline: &Outline) -> std::io::Result<Streams> {
+    let process = &outline.spec.process;
+    if process.terminal {
+        let size = process.console_size.as_ref();
+        let size = size.map(|size| (size.width, size.height));
         return Ok(Streams {
             stdio: Stdio::Terminal { size },
             outputs: Vec::new(),
             stdin: None,
         });
     }
-    let (stdin, write) = if bundle.open_stdin {
+    let (stdin, write) = if outline.open_stdin {
         let (read, write) = fd::pipe()?;
         (read, Some(write))
     } else {
@@ -236,32 +235,29 @@ impl Shim {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&spawn.dir, flags, Mode::empty())
             .map_err(|error| own("open the run directory")(error.into()))?;
-        let text = std::fs::read(spawn.dir.join(file::BUNDLE)).map_err(own("read the bundle"))?;
-        let bundle: Bundle =
-            serde_json::from_slice(&text).map_err(|error| own("parse the bundle")(error.into()))?;
-        drop(text);
+        let outline = outline::read(&spawn.dir)?;
         let listener = socket::listen(dir.as_fd(), file::SOCKET).map_err(own("listen"))?;
         record::write_shim(&spawn.dir).map_err(own("write the shim record"))?;
-        let log = LogFile::open(&bundle.log_path).map_err(own("open the log"))?;
+        let (rotation, is_torn) = (outline.log_rotation, outline.is_log_torn);
+        let log =
+            LogFile::open(&outline.log_path, rotation, is_torn).map_err(own("open the log"))?;
         let signals =
             signal::watch(&[libc::SIGCHLD, libc::SIGTERM]).map_err(own("watch signals"))?;
 
-        let spec = &bundle.spec;
-        let linux = spec.linux().as_ref();
-        let filter = match linux.and_then(|linux| linux.seccomp().as_ref()) {
+        let linux = &outline.spec.linux;
+        let filter = match &linux.seccomp {
             Some(profile) => Some(
                 seccomp::compile(profile)
                     .map_err(|error| StartFailure::new(Kind::Invalid, &error))?,
             ),
-            None => bundle.default_seccomp.then_some(default_filter),
+            None => outline.default_seccomp.then_some(default_filter),
         };
-        let resources = linux.and_then(|linux| linux.resources().as_ref());
-        let cgroup = Cgroup::create(&bundle.cgroup, resources)
+        let cgroup = Cgroup::create(&outline.cgroup, linux.resources.as_ref())
             .map_err(|error| StartFailure::new(Kind::System, &error))?;
-        let streams = make_streams(&bundle, spec.process().as_ref()).map_err(own("make pipes"));
+        let streams = make_streams(&outline).map_err(own("make pipes"));
         let started = streams.and_then(|streams| {
             let starting = spawn_container(
-                &bundle,
+                &outline,
                 spawn,
                 &cgroup,
                 netns.as_ref(),
@@ -282,13 +278,14 @@ impl Shim {
         Ok(Shim {
             settings: Settings {
                 dir: spawn.dir.clone(),
-                engine_command: bundle.engine_command,
-                engine_lock: bundle.engine_lock,
-                stop_signal: bundle.stop_signal,
-                stop_grace_ms: bundle.stop_grace_ms,
+                engine_command: outline.engine_command,
+                engine_lock: outline.engine_lock,
+                stop_signal: outline.stop_signal,
+                stop_grace_ms: outline.stop_grace_ms,
             },
             phase: Phase::Starting {
                 starting,
+                forked: false,
                 failure: None,
             },
             oom: cgroup.oom_poll_fd(),
@@ -458,7 +455,12 @@ impl Shim {
     }
 
     fn advance_start(&mut self) {
-        let Phase::Starting { starting, failure } = &mut self.phase else {
+        let Phase::Starting {
+            starting,
+            forked,
+            failure,
+        } = &mut self.phase
+        else {
             return;
         };
         match starting.channel.receive() {
@@ -469,7 +471,18 @@ impl Shim {
                 self.master = Some(master);
             }
             Ok(Report::Failed(reported)) => *failure = Some(reported),
-            Ok(Report::Forked(_) | Report::Nothing) => {}
+            Ok(Report::Forked(pid)) => {
+                // As for an exec: once, and only a child of ours. It is not reaped, so the number
+                // is still its.
+                let child = Pid::from_raw(pid).filter(|pid| !*forked && pidfd::is_child(*pid));
+                if let Some((pid, pidfd)) =
+                    child.and_then(|pid| Some((pid, pidfd::open(pid).ok()?)))
+                {
+                    starting.child = clone::Child { pid, pidfd };
+                    *forked = true;
+                }
+            }
+            Ok(Report::Nothing) => {}
             Ok(Report::Closed) | Err(_) => match failure.take() {
                 Some(failure) => self.start_failed(failure),
                 None => self.started(),
@@ -493,6 +506,8 @@ impl Shim {
         self.phase = Phase::Running(starting.child.pidfd);
         self.start = Some(record.clone());
         self.tell(Event::Started(record));
+        // What came before the program's process, if anything did.
+        self.reap();
     }
 
     fn advance_exec(&mut self, at: usize) {
@@ -559,33 +574,22 @@ impl Shim {
 }
 
 fn spawn_container(
-    bundle: &Bundle,
+    outline: &Outline,
     spawn: &Spawn,
     cgroup: &Cgroup,
     netns: Option<&OwnedFd>,
     filter: Option<&Filter>,
     stdio: Stdio,
 ) -> Result<Starting, StartFailure> {
-    let Rootfs::Overlay { lower, upper, work } = &bundle.rootfs;
-    let files: Vec<(PathBuf, PathBuf)> = bundle
-        .files
-        .iter()
-        .map(|file| (file.source.clone(), file.target.clone()))
-        .collect();
-    let container = Container {
-        spec: &bundle.spec,
-        overlay: Overlay { lower, upper, work },
-        files: &files,
-        user: bundle.user.as_deref(),
-        group_add: &bundle.group_add,
-        init: bundle.init,
+    let wishes = &outline.spec.linux.namespaces;
+    let place = Place {
+        namespaces: Namespaces::new(wishes, netns.map(AsFd::as_fd)).map_err(StartError::from)?,
         stage: &spawn.dir,
         cgroup,
-        cgroup_path: &bundle.cgroup,
-        netns: netns.map(AsFd::as_fd),
+        cgroup_path: &outline.cgroup,
         seccomp: filter,
     };
-    let starting = start::spawn(&container, stdio)?;
+    let starting = start::spawn(&place, stdio, || outline::definition(&spawn.dir))?;
     // A dead child shows as the end of its channel.
     let _ = starting.channel.go();
     Ok(starting)

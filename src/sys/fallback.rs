@@ -22,15 +22,19 @@ pub enum Feature {
     /// Programs executed from memory, which `vm.memfd_noexec=2` forbids. Fallback: a read-only view
     /// of the file.
     MemfdExec,
+    /// A procfs for a pid namespace that its maker is not in: Linux 6.18. Fallback: a clone of one
+    /// that is mounted in there.
+    ProcfsPidns,
 }
 
 impl Feature {
-    pub const ALL: [Feature; 5] = [
+    pub const ALL: [Feature; 6] = [
         Feature::OverlayDescriptors,
         Feature::OverlayAppend,
         Feature::CgroupKill,
         Feature::NftOwner,
         Feature::MemfdExec,
+        Feature::ProcfsPidns,
     ];
 
     /// The name in the variable.
@@ -42,6 +46,7 @@ impl Feature {
             Feature::CgroupKill => "cgroup-kill",
             Feature::NftOwner => "nft-owner",
             Feature::MemfdExec => "memfd-exec",
+            Feature::ProcfsPidns => "procfs-pidns",
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod conntrack;
 pub mod detached;
 pub mod fallback;
 pub mod fd;
+pub mod home;
 pub mod lock;
 pub mod mount;
 pub mod netlink;

@@ -63,6 +63,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of a veth's other end, in that end's namespace.
     pub peer: Option<u32>,
+    /// Number that links share which are changed together; 0 unless somebody set it.
+    pub group: u32,
 }
 
 /// A veth pair to make: one end here and enslaved, the other in a container.
@@ -220,6 +222,20 @@ impl Changes {
         self.push(RTM_DELLINK, 0, &message);
     }
 
+    pub fn set_group(&mut self, index: u32, group: u32) {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.push(LinkAttribute::Group(group));
+        self.push(RTM_SETLINK, 0, &message);
+    }
+
+    /// Deletes every link of a group. The kernel waits for one grace period for all of them, where
+    /// deletions one by one wait for one each.
+    pub fn delete_group(&mut self, group: u32) {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        self.push(RTM_DELLINK, 0, &message);
+    }
+
     /// Adds an address, or takes it over if the link has it already.
     ///
     /// IPv6 addresses skip duplicate detection: the engine hands each out once, and a service that
@@ -361,8 +377,9 @@ impl Route {
         Ok(found)
     }
 
-    /// The destinations of all unicast routes of all tables, default routes included.
-    pub fn routes(&mut self) -> Result<Vec<IpNet>, Refusal> {
+    /// The destinations of all unicast routes of all tables, default routes included, with the index
+    /// of the link that leads there; one of several is none.
+    pub fn routes(&mut self) -> Result<Vec<(Option<u32>, IpNet)>, Refusal> {
         let mut requests = Requests::default();
         begin(
             &mut requests,
@@ -383,8 +400,10 @@ impl Route {
                 AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
                 _ => return,
             };
+            let mut link = None;
             for attribute in &message.attributes {
                 match attribute {
+                    RouteAttribute::Oif(index) => link = Some(*index),
                     RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
                         destination = IpAddr::V4(*v4);
                     }
@@ -395,7 +414,7 @@ impl Route {
                 }
             }
             if let Ok(net) = IpNet::new(destination, message.header.destination_prefix_length) {
-                found.push(net);
+                found.push((link, net));
             }
         })?;
         Ok(found)
@@ -423,6 +442,7 @@ fn link(body: &[u8]) -> Option<Link> {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::Group(group) => link.group = group,
             _ => {}
         }
     }

@@ -272,7 +272,11 @@ impl TestEnv {
 fn pids_in_role(has_role: impl Fn(&str) -> bool) -> Vec<i32> {
     kernel::processes()
         .into_iter()
-        .filter(|process| process.state != 'Z' && process.command.contains(" engine run"))
+        .filter(|process| process.state != 'Z')
+        .filter(|process| {
+            // The spawner and its shims are a program start of their own.
+            process.command.contains(" engine run") || process.command == "wharf-spawner"
+        })
         .filter(|process| has_role(&process.name))
         .map(|process| process.pid)
         .collect()

@@ -158,7 +158,7 @@ fn header(kind: tar::EntryType, mode: u32, uid: u64, size: u64) -> tar::Header {
     header
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
@@ -170,6 +170,61 @@ fn image_config(diff_ids: &[String], config: &serde_json::Value) -> Vec<u8> {
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     serde_json::to_vec(&image).expect("JSON of strings")
+}
+
+/// An image as a registry keeps it.
+pub struct Pushed {
+    pub layers: Vec<PushedLayer>,
+    pub config: Vec<u8>,
+    pub manifest: Vec<u8>,
+    pub media_type: &'static str,
+}
+
+pub struct PushedLayer {
+    pub diff_id: String,
+    pub bytes: Vec<u8>,
+}
+
+/// An image for a registry; `config` is the `config` object of the image configuration.
+pub fn pushed(layers: Vec<Layer>, config: &serde_json::Value) -> Pushed {
+    pushed_for("amd64", layers, config)
+}
+
+pub fn pushed_for(architecture: &str, layers: Vec<Layer>, config: &serde_json::Value) -> Pushed {
+    let mut made = Vec::new();
+    let mut descriptors = Vec::new();
+    for layer in layers {
+        let (diff_id, media_type, bytes) = layer.finish();
+        descriptors
+            .push(json!({"mediaType": media_type, "digest": digest(&bytes), "size": bytes.len()}));
+        made.push(PushedLayer { diff_id, bytes });
+    }
+    let diff_ids: Vec<&str> = made.iter().map(|layer| layer.diff_id.as_str()).collect();
+    let config = serde_json::to_vec(&json!({
+        "architecture": architecture,
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }))
+    .expect("JSON of strings");
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest(&config),
+            "size": config.len(),
+        },
+        "layers": descriptors,
+    }))
+    .expect("JSON of strings");
+    Pushed {
+        layers: made,
+        config,
+        manifest,
+        media_type,
+    }
 }
 
 /// An OCI image layout; `config` is the `config` object of the image configuration.

@@ -71,6 +71,25 @@ pub fn pids_of(command: &str) -> Vec<i32> {
     pids
 }
 
+/// The session that a process is in.
+pub fn session(pid: i32) -> i32 {
+    stat_field(pid, 6) as i32
+}
+
+/// When a process started, in clock ticks since the boot.
+pub fn start_ticks(pid: i32) -> u64 {
+    stat_field(pid, 22)
+}
+
+/// A field of `proc_pid_stat(5)` after the name, which may hold spaces.
+fn stat_field(pid: i32, number: usize) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let rest = stat.rsplit(") ").next().unwrap_or_default();
+    let field = rest.split(' ').nth(number - 3);
+    let number = field.and_then(|text| text.parse().ok());
+    number.expect("the kernel writes this field")
+}
+
 /// A field of `/proc/<pid>/status`.
 pub fn status_field(pid: i32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -10,10 +10,12 @@
 //! When a case ends, its whole pid namespace ends: nothing that a broken engine leaves behind can
 //! outlive its test or reach the machine. What it leaves behind *before* that is the leak report.
 
+pub mod chaos;
 pub mod env;
 pub mod image;
 pub mod isolation;
 pub mod kernel;
+pub mod registry;
 pub mod terminal;
 pub mod wait;
 

@@ -16,6 +16,7 @@ crate::cases! {
     a_hung_shim_neither_delays_an_engine_nor_loses_its_container,
     a_boot_that_nobody_told_of_is_noticed,
     a_run_directory_that_is_gone_is_a_boot,
+    after_a_boot_policies_start_in_order_of_dependency,
     the_back_off_and_the_count_survive_the_engine,
     on_failure_counts_across_engines,
     a_stop_in_the_pause_before_a_restart_holds,
@@ -172,6 +173,70 @@ fn a_run_directory_that_is_gone_is_a_boot(env: &TestEnv) {
     cut_power(env);
     fs::remove_dir_all(env.run_root()).expect("the run directory is there");
     expect_after_boot(&project, "tmpfs");
+}
+
+/// HAZARDS L16. The healthcheck's file is on the machine, so the containers' own words tell in which
+/// order they came.
+fn after_a_boot_policies_start_in_order_of_dependency(env: &TestEnv) {
+    let marks = env.path("marks");
+    fs::create_dir_all(&marks).expect("it is ours");
+    let project = env.project(
+        "order",
+        "
+x-s: &s {image: IMAGE, init: true, volumes: ['ROOT/marks:/m'], stop_grace_period: 0s}
+services:
+  db:
+    <<: *s
+    restart: always
+    command: sh -c 'sleep 0.5; touch /m/ready; exec sleep 1001'
+    healthcheck: {test: [CMD, test, -e, /m/ready], interval: 50ms, start_period: 60s, start_interval: 50ms}
+  web:
+    <<: *s
+    restart: unless-stopped
+    depends_on: {db: {condition: service_healthy}}
+    command: sh -c 'test -e /m/ready && touch /m/web-after-db; exec sleep 1002'
+  top:
+    <<: *s
+    restart: always
+    depends_on: [web, once, off]
+    command: sleep 1003
+  # Neither of these comes again, which holds nobody up.
+  once: {<<: *s, command: 'true'}
+  off: {<<: *s, command: sleep 1004, restart: unless-stopped}
+  stopped:
+    <<: *s
+    restart: always
+    depends_on: {db: {condition: service_healthy}}
+    command: sleep 1005
+",
+    );
+    project.up();
+    project.wharf(&["stop", "off"]).ok();
+    for boot in ["first", "second"] {
+        cut_power(env);
+        for mark in ["ready", "web-after-db"] {
+            let _ = fs::remove_file(marks.join(mark));
+        }
+        fs::write(env.run_root().join("boot_id"), boot).expect("the run directory is there");
+        // What is stopped while it waits for its turn has none.
+        project.wharf(&["stop", "stopped"]).ok();
+        if boot == "first" {
+            // Nor does an engine that dies meanwhile forget whose turn is to come.
+            kill_engine_if_any(env);
+            let _ = project.ps();
+        }
+        for container in ["db", "web", "top"] {
+            project.wait_for_state(&format!("order-{container}-1"), "running");
+        }
+        for mark in ["ready", "web-after-db"] {
+            wait_for(mark, || marks.join(mark).exists().then_some(()));
+        }
+        let [web, top] = ["sleep 1002", "sleep 1003"].map(|command| project.pid_of(command));
+        assert!(kernel::start_ticks(top) >= kernel::start_ticks(web));
+        for gone in ["sleep 1004", "sleep 1005"] {
+            assert!(kernel::pids_of(gone).is_empty(), "{gone}");
+        }
+    }
 }
 
 fn run_record(env: &TestEnv) -> serde_json::Value {

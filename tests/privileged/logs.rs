@@ -1,6 +1,6 @@
 //! logs: every byte that a container wrote is there, in order, and the options select as said.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 use crate::harness::{TestEnv, wait_for};
@@ -17,6 +17,10 @@ crate::cases! {
     the_prefix_names_the_container_unless_it_is_switched_off,
     follow_shows_what_comes_and_ends_with_the_container,
     logs_of_a_stopped_container_stay_until_down,
+    a_log_is_kept_to_its_size,
+    followers_lose_nothing_when_a_log_goes_on_in_a_new_file,
+    a_log_whose_writer_was_killed_goes_on,
+    a_log_driver_that_is_not_there_is_told_of,
 }
 
 fn one(env: &TestEnv, name: &str, script: &str) -> crate::harness::Project {
@@ -221,4 +225,189 @@ fn logs_of_a_stopped_container_stay_until_down(env: &TestEnv) {
     project.wharf(&["engine", "stop"]).ok();
     let run = project.wharf(&["logs", "--no-log-prefix"]).ok();
     assert_eq!(run.stdout, "hello\n");
+}
+
+/// Counts for ever once `/tmp/go` is there, or to `LAST`.
+const COUNT: &str = "while [ ! -e /tmp/go ]; do sleep 0.05; done; seq 1 LAST";
+
+fn rotated(env: &TestEnv, name: &str, script: &str, options: &str) -> crate::harness::Project {
+    env.project(
+        name,
+        &format!(
+            "
+services:
+  s:
+    image: IMAGE
+    command: [sh, -c, {script:?}]
+    stop_grace_period: 0s
+    logging:
+      options: {options}
+"
+        ),
+    )
+}
+
+/// Sizes of the files that the only container's log is in.
+fn log_files(env: &TestEnv) -> Vec<u64> {
+    let files = crate::harness::kernel::files_under(&env.data_root());
+    files
+        .iter()
+        .filter(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with("containers") && (name == "log" || name.starts_with("log."))
+        })
+        .map(|file| {
+            let path = env.data_root().join(file);
+            path.metadata().map_or(0, |metadata| metadata.len())
+        })
+        .collect()
+}
+
+fn a_log_is_kept_to_its_size(env: &TestEnv) {
+    let script = COUNT.replace("LAST", "50000");
+    let project = rotated(env, "kept", &script, "{max-size: 64k, max-file: '3'}");
+    project.up();
+    project.sh("s", "touch /tmp/go");
+    project.wait_for_state("kept-s-1", "exited");
+    let sizes = log_files(env);
+    assert_eq!(sizes.len(), 3, "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size <= 64 << 10), "{sizes:?}");
+    // What is kept is the end, without a gap.
+    let run = project.wharf(&["logs", "--no-log-prefix"]).ok();
+    let kept: Vec<u64> = run
+        .lines()
+        .iter()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    assert!(kept.len() > 4000, "{}", kept.len());
+    let expected: Vec<u64> = (50_001 - kept.len() as u64..=50_000).collect();
+    assert_eq!(kept, expected);
+    let run = project
+        .wharf(&["logs", "--no-log-prefix", "--tail", "3500"])
+        .ok();
+    let tail: Vec<u64> = run
+        .lines()
+        .iter()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    assert_eq!(tail, (46_501..=50_000).collect::<Vec<_>>());
+}
+
+fn followers_lose_nothing_when_a_log_goes_on_in_a_new_file(env: &TestEnv) {
+    let script = COUNT.replace("LAST", "30000");
+    // As many files as it takes: who is slow here loses nothing either.
+    let project = rotated(env, "goes-on", &script, "{max-size: 16k, max-file: '200'}");
+    project.up();
+    let followers: Vec<_> = (0..4)
+        .map(|_| {
+            let mut follower = project.command();
+            follower.args(["logs", "-f", "--no-log-prefix"]);
+            follower.stdout(Stdio::piped()).stderr(Stdio::null());
+            follower.spawn().expect("it starts")
+        })
+        .collect();
+    project.sh("s", "touch /tmp/go");
+    let expected: String = (1..=30_000).map(|n| format!("{n}\n")).collect();
+    for mut follower in followers {
+        let mut text = String::new();
+        let mut output = follower.stdout.take().expect("it is piped");
+        output.read_to_string(&mut text).expect("the output ends");
+        assert!(follower.wait().expect("our child").success());
+        assert!(
+            text == expected,
+            "{} of {} bytes",
+            text.len(),
+            expected.len()
+        );
+    }
+    assert!(log_files(env).len() > 20, "{:?}", log_files(env));
+}
+
+fn a_log_whose_writer_was_killed_goes_on(env: &TestEnv) {
+    let script = "i=0; while :; do i=$$((i+1)); echo line $$i of this life; sleep 0.002; done";
+    let project = one(env, "torn", script);
+    project.up();
+    for n_lives in 1..=3 {
+        wait_for("some lines of this life", || {
+            let run = project.wharf(&["logs"]).ok();
+            let n_written = run
+                .lines()
+                .iter()
+                .filter(|line| line.ends_with(" 20 of this life"))
+                .count();
+            (n_written == n_lives).then_some(())
+        });
+        let shims = env.shim_pids();
+        assert_eq!(shims.len(), 1);
+        let shim = nix::unistd::Pid::from_raw(shims[0]);
+        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+        project.wait_for_state("torn-s-1", "exited");
+        // What a writer leaves that is killed in the middle of a record.
+        let mut options = std::fs::OpenOptions::new();
+        let mut log = options
+            .append(true)
+            .open(newest_log(env))
+            .expect("it is there");
+        log.write_all(&[200, 0, 0, 0, 1, 0, 0])
+            .expect("it can be written");
+        project.wharf(&["start"]).ok();
+    }
+    project.wharf(&["stop"]).ok();
+    let run = project.wharf(&["logs", "--no-log-prefix"]).ok();
+    let lines = run.lines();
+    // Each killed writer may have left one line unfinished, no more.
+    let is_whole = |line: &&&str| line.starts_with("line ") && line.ends_with(" of this life");
+    let n_broken = lines.len() - lines.iter().filter(is_whole).count();
+    assert!(n_broken <= 4, "{n_broken}");
+    let n_lives = lines
+        .iter()
+        .filter(|line| **line == "line 1 of this life")
+        .count();
+    assert_eq!(n_lives, 4);
+}
+
+/// The file that the only container's log is written to.
+fn newest_log(env: &TestEnv) -> std::path::PathBuf {
+    let files = crate::harness::kernel::files_under(&env.data_root());
+    let number = |file: &std::path::Path| -> Option<u64> {
+        let name = file.file_name()?.to_str()?.strip_prefix("log")?;
+        match name.strip_prefix('.') {
+            None => name.is_empty().then_some(0),
+            Some(number) => number.parse().ok(),
+        }
+    };
+    let newest = files
+        .iter()
+        .filter(|file| file.starts_with("containers"))
+        .filter_map(|file| Some((number(file)?, file)))
+        .max();
+    env.data_root().join(newest.expect("there is a log").1)
+}
+
+fn a_log_driver_that_is_not_there_is_told_of(env: &TestEnv) {
+    let project = env.project(
+        "driver",
+        "
+services:
+  s:
+    image: IMAGE
+    command: echo hello
+    logging: {driver: gelf, options: {gelf-address: 'udp://192.0.2.1:12201'}}
+",
+    );
+    let run = project.up();
+    assert!(
+        run.stderr.contains("the log driver \"gelf\" is not there"),
+        "{run}"
+    );
+    project.wait_for_state("driver-s-1", "exited");
+    assert_eq!(
+        project.wharf(&["logs", "--no-log-prefix"]).ok().stdout,
+        "hello\n"
+    );
+
+    let project = rotated(env, "wrong", "echo", "{max-size: much}");
+    let run = project.wharf(&["up", "-d"]);
+    assert_ne!(run.code, 0);
+    run.fails_saying(&["\"much\"", "max-size", "10m"]);
 }

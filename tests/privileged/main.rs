@@ -6,6 +6,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod autostart;
 mod bad_input;
 mod crash;
 mod examples;
@@ -21,9 +22,12 @@ mod logs;
 mod namespaces;
 mod networks;
 mod order;
+mod registry;
+mod registry_chaos;
 mod restart;
 mod sec_confinement;
 mod security;
+mod shims;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -49,6 +53,7 @@ pub(crate) use cases;
 
 fn main() -> ExitCode {
     let cases: Vec<Case> = [
+        autostart::CASES,
         bad_input::CASES,
         crash::CASES,
         examples::CASES,
@@ -64,9 +69,12 @@ fn main() -> ExitCode {
         namespaces::CASES,
         networks::CASES,
         order::CASES,
+        registry::CASES,
+        registry_chaos::CASES,
         restart::CASES,
         sec_confinement::CASES,
         security::CASES,
+        shims::CASES,
         storage::CASES,
     ]
     .concat();

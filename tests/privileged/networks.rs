@@ -511,6 +511,12 @@ fn a_port_conflict_names_the_holder_and_leaves_nothing(env: &TestEnv) {
     // And nobody else may take a published port.
     assert!(std::net::TcpListener::bind("0.0.0.0:7001").is_err());
     expect_page("http://127.0.0.1:7001/", "hello");
+    // Both at the same time, when neither has it for good.
+    let port = "    ports: ['7002:80']\n";
+    let compose = "services:".to_owned() + &server("a", "a", port) + &server("b", "b", port);
+    let both = env.project("both", &compose);
+    both.wharf(&["up", "-d"])
+        .fails_saying(&["7002", "container both-"]);
 }
 
 fn ports_stay_published_after_the_engine_dies(env: &TestEnv) {

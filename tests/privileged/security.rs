@@ -1,6 +1,7 @@
 //! What a container may not do, asked of the kernel from inside and outside.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::{Project, TestEnv, kernel};
 
@@ -13,6 +14,7 @@ crate::cases! {
     no_descriptor_leaks_into_the_container,
     masked_paths_are_empty_and_read_only_paths_reject_writes,
     the_engines_executable_is_never_writable,
+    no_reference_to_the_executable_outlives_it_writable ["python3"],
     a_workdir_through_a_descriptor_cannot_leave_the_root,
     only_the_default_devices_open,
     an_extra_device_is_opened_with_its_rights,
@@ -169,6 +171,94 @@ fn the_engines_executable_is_never_writable(env: &TestEnv) {
     // The container's own image is the only thing that it may change.
     let after = fs::read(env!("CARGO_BIN_EXE_wharf")).expect("it is there");
     assert!(before == after, "the program was changed");
+}
+
+/// HAZARDS S1, S2. A writer of an executable is refused while it runs; who keeps a reference until
+/// nobody runs it any more finds it sealed, or on a read-only mount.
+fn no_reference_to_the_executable_outlives_it_writable(env: &TestEnv) {
+    let before = fs::read(env!("CARGO_BIN_EXE_wharf")).expect("it was built");
+    let script = env.path("own");
+    fs::write(&script, "#!/proc/self/exe --version\n").expect("the test's directory is ours");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let memfd_noexec = fs::read_to_string("/proc/sys/vm/memfd_noexec").unwrap_or_default();
+    for fallback in ["", "memfd-exec"] {
+        let project = env.project(
+            &format!("keeps{}", fallback.len()),
+            r#"
+services:
+  s:
+    image: rootfs:/
+    stop_grace_period: 0s
+    cap_add: [SYS_PTRACE]
+    command:
+      - python3
+      - -uc
+      - |
+        import os, time
+        held, refused = {}, set()
+        def attack():
+            for fd in list(held.values()):
+                try:
+                    file = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
+                    os.write(file, b"x")
+                    refused.add("nothing")
+                except OSError as error:
+                    refused.add(error.errno)
+        while not os.path.exists("/enough"):
+            for pid in os.listdir("/proc"):
+                try:
+                    exe = os.readlink(f"/proc/{pid}/exe")
+                    # A clone of one file is a mount of its own, and the file its root.
+                    if ("wharf" in exe or exe == "/") and len(held) < 50:
+                        held[pid] = os.open(f"/proc/{pid}/exe", os.O_PATH)
+                except OSError:
+                    pass
+            attack()
+        attack()
+        print("held", len(held), "refused by", sorted(refused, key=str))
+        time.sleep(1001)
+    volumes: ['ROOT/own:/own:ro']
+  own:
+    image: rootfs:/
+    pid: service:s
+    entrypoint: /own
+    volumes: ['ROOT/own:/own:ro']
+    stop_grace_period: 0s
+  alone:
+    image: rootfs:/
+    entrypoint: [/proc/self/exe, --version]
+    stop_grace_period: 0s
+"#,
+        );
+        let mut command = project.command();
+        command
+            .args(["up", "-d"])
+            .env("WHARF_FORCE_FALLBACK", fallback);
+        crate::harness::env::run(command).ok();
+        let engine = env.engine_pid().expect("it runs");
+        let exe = fs::read_link(format!("/proc/{engine}/exe")).expect("it runs");
+        let in_memory = exe.as_os_str().as_encoded_bytes().starts_with(b"/memfd:");
+        assert_eq!(in_memory, fallback.is_empty() && memfd_noexec.trim() != "2");
+        for _ in 0..10 {
+            let version = project.exec("s", &["/own"]);
+            assert!(version.contains("wharf"), "{version}");
+            let again = ["up", "-d", "--no-deps", "--force-recreate", "own"];
+            project.wharf(&again).ok();
+        }
+        let alone = project.wharf(&["logs", "--no-log-prefix", "alone"]).ok();
+        assert!(alone.stdout.contains("wharf"), "{alone}");
+        project.exec("s", &["touch", "/enough"]);
+        let told = crate::harness::wait_for("the attacker's word", || {
+            let logs = project.wharf(&["logs", "--no-log-prefix", "s"]).ok().stdout;
+            logs.contains("refused by").then_some(logs)
+        });
+        assert!(!told.contains("held 0"), "{told}");
+        assert!(!told.contains("nothing"), "{fallback}: {told}");
+        project.down();
+        env.wharf(&["engine", "stop"]).ok();
+        let after = fs::read(env!("CARGO_BIN_EXE_wharf")).expect("it is there");
+        assert!(before == after, "{fallback}: the program was changed");
+    }
 }
 
 fn a_workdir_through_a_descriptor_cannot_leave_the_root(env: &TestEnv) {

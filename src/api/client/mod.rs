@@ -26,9 +26,10 @@ pub use streams::{Logs, Reports};
 
 use super::wire::exec::ExecConfig;
 use super::wire::frame::FrameError;
+use super::wire::registry::{AuthAnswer, AuthConfig, ImageTransfer};
 use super::wire::{EngineStatus, ErrorBody, LogsQuery, ProjectRequest, Verb, docker};
 use crate::compose::{Project, ProjectName};
-use crate::plan::ObservedContainer;
+use crate::plan::{Login, ObservedContainer};
 use crate::reconcile::{BackendError, FailureKind};
 
 /// An answer that is not a stream is no longer than this, in bytes.
@@ -238,10 +239,67 @@ impl Client {
             Verb::Start(options) => encode(project, options),
             Verb::Restart(options) => encode(project, options),
             Verb::Kill(options) => encode(project, options),
+            Verb::Pull(options) => encode(project, options),
+            Verb::Push(options) => encode(project, options),
         }
         .map_err(|source| ClientError::Encode { call, source })?;
         let path = format!("/wharf/v1/projects/{name}/{call}");
         let (response, _) = self.send(call, Method::POST, &path, body, false).await?;
+        Ok(Reports::new(call, response.into_body()))
+    }
+
+    /// Has the engine show a login to a registry; returns the identity token that it is to be
+    /// replaced by, or nothing.
+    pub async fn authenticate(&self, registry: &str, login: &Login) -> Result<String, ClientError> {
+        let call = "login";
+        let body = AuthConfig {
+            username: login.username.clone(),
+            password: login.password.clone(),
+            serveraddress: registry.to_owned(),
+            identitytoken: login.identity_token.clone(),
+            registrytoken: login.registry_token.clone(),
+            ..AuthConfig::default()
+        };
+        let body =
+            serde_json::to_vec(&body).map_err(|source| ClientError::Encode { call, source })?;
+        let (response, sender) = self
+            .send(call, Method::POST, "/auth", body.into(), false)
+            .await?;
+        let answer = collect(call, response.into_body()).await?;
+        self.keep(sender);
+        let answer: AuthAnswer = serde_json::from_slice(&answer)
+            .map_err(|source| ClientError::Decode { call, source })?;
+        // An engine that was shown a token sends the same one back.
+        Ok(answer.identity_token).map(|token| {
+            if token == login.identity_token {
+                String::new()
+            } else {
+                token
+            }
+        })
+    }
+
+    /// Pulls one image; the stream ends after `Done` or `Failed`, and dropping it gives the pull up.
+    pub async fn pull_image(&self, transfer: &ImageTransfer) -> Result<Reports, ClientError> {
+        self.transfer("pull", transfer).await
+    }
+
+    /// Pushes one image, as [`Client::pull_image`] pulls.
+    pub async fn push_image(&self, transfer: &ImageTransfer) -> Result<Reports, ClientError> {
+        self.transfer("push", transfer).await
+    }
+
+    async fn transfer(
+        &self,
+        call: &'static str,
+        transfer: &ImageTransfer,
+    ) -> Result<Reports, ClientError> {
+        let body =
+            serde_json::to_vec(transfer).map_err(|source| ClientError::Encode { call, source })?;
+        let path = format!("/wharf/v1/images/{call}");
+        let (response, _) = self
+            .send(call, Method::POST, &path, body.into(), false)
+            .await?;
         Ok(Reports::new(call, response.into_body()))
     }
 
@@ -383,6 +441,7 @@ fn escape(text: &str, to: &mut String) {
 
 fn kind_of(status: StatusCode) -> FailureKind {
     match status {
+        StatusCode::UNAUTHORIZED => FailureKind::Denied,
         StatusCode::NOT_FOUND => FailureKind::NotFound,
         StatusCode::CONFLICT => FailureKind::Conflict,
         StatusCode::NOT_IMPLEMENTED => FailureKind::Unsupported,

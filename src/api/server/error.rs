@@ -26,6 +26,7 @@ fn status_of(kind: FailureKind) -> StatusCode {
     match kind {
         // Docker answers 400 when a program is not in the container.
         FailureKind::Invalid | FailureKind::StartFailed { .. } => StatusCode::BAD_REQUEST,
+        FailureKind::Denied => StatusCode::UNAUTHORIZED,
         FailureKind::NotFound => StatusCode::NOT_FOUND,
         FailureKind::Conflict => StatusCode::CONFLICT,
         FailureKind::Unsupported => StatusCode::NOT_IMPLEMENTED,

@@ -12,7 +12,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::docker::is_true;
 use super::error::ApiError;
+use super::registry;
 use crate::api::Host;
 use crate::api::images::{FiltersOf, ImageFilters, Import};
 use crate::api::wire::image::{ErrorDetail, ProgressLine};
@@ -70,11 +71,12 @@ fn page_not_found() -> ApiError {
     ApiError::new(FailureKind::NotFound, "page not found")
 }
 
-/// `POST /images/{name}/tag`.
+/// `POST /images/{name}/tag`, `…/push`.
 pub(super) async fn change<H: Host>(
     State(shared): State<Arc<Shared<H>>>,
     Path(path): Path<String>,
     query: Result<Query<TagQuery>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
     match path.rsplit_once('/') {
@@ -85,6 +87,7 @@ pub(super) async fn change<H: Host>(
             shared.host.tag_image(name, &reference).await?;
             Ok(StatusCode::CREATED.into_response())
         }
+        Some((name, "push")) => registry::docker_push(shared, &headers, name, &query.tag).await,
         _ => Err(page_not_found()),
     }
 }
@@ -228,15 +231,14 @@ pub(super) fn progress(lines: impl Stream<Item = ProgressLine> + Send + 'static)
 pub(super) async fn create<H: Host>(
     State(shared): State<Arc<Shared<H>>>,
     query: Pairs,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let Query(pairs) = query?;
     let value = |key: &str| values(&pairs, key).pop().unwrap_or_default();
     if value("fromSrc").is_empty() {
-        return Err(ApiError::new(
-            FailureKind::Unsupported,
-            "images cannot be pulled yet",
-        ));
+        let (image, tag, platform) = (value("fromImage"), value("tag"), value("platform"));
+        return registry::docker_pull(shared, &headers, &image, &tag, &platform).await;
     }
     if value("fromSrc") != "-" {
         // Docker's daemon would fetch it; ours fetches nothing that a client names.

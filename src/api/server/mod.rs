@@ -8,6 +8,7 @@ mod error;
 mod images;
 mod logs;
 mod project;
+mod registry;
 mod route;
 mod session;
 mod transaction;

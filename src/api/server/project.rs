@@ -19,8 +19,8 @@ use super::Shared;
 use super::error::ApiError;
 use crate::api::Host;
 use crate::api::wire::{
-    DownOptions, KillOptions, ProjectRequest, RestartOptions, StartOptions, StopOptions, UpOptions,
-    Verb,
+    DownOptions, KillOptions, ProjectRequest, PullOptions, PushOptions, RestartOptions,
+    StartOptions, StopOptions, UpOptions, Verb,
 };
 use crate::compose::{Project, ProjectName};
 use crate::reconcile::{BackendError, FailureKind, Report};
@@ -47,6 +47,8 @@ verbs! {
     start: StartOptions => Verb::Start;
     restart: RestartOptions => Verb::Restart;
     kill: KillOptions => Verb::Kill;
+    pull: PullOptions => Verb::Pull;
+    push: PushOptions => Verb::Push;
 }
 
 pub(super) fn project_name(name: &str) -> Result<ProjectName, ApiError> {
@@ -63,8 +65,9 @@ fn command<H: Host>(
 ) -> Result<Response, ApiError> {
     let name = project_name(name)?;
     match (&desired, &verb) {
-        (None, Verb::Up(_)) => {
-            return Err(ApiError::new(FailureKind::Invalid, "up needs a project"));
+        (None, Verb::Up(_) | Verb::Pull(_) | Verb::Push(_)) => {
+            let message = format!("{} needs a project", verb.as_str());
+            return Err(ApiError::new(FailureKind::Invalid, message));
         }
         (Some(project), _) if project.name != name => {
             return Err(ApiError::new(

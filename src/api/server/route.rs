@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use futures_util::FutureExt;
 
 use super::error::ApiError;
-use super::{Shared, docker, images, logs, project, session};
+use super::{Shared, docker, images, logs, project, registry, session};
 use crate::api::Host;
 use crate::reconcile::FailureKind;
 
@@ -30,6 +30,8 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/{project}/start", post(project::start::<H>))
         .route("/{project}/restart", post(project::restart::<H>))
         .route("/{project}/kill", post(project::kill::<H>))
+        .route("/{project}/pull", post(project::pull::<H>))
+        .route("/{project}/push", post(project::push::<H>))
         .route("/{project}/cancel", post(project::cancel::<H>))
         .route("/{project}/containers", get(project::containers::<H>))
         .route("/{project}/logs", get(logs::logs::<H>))
@@ -53,7 +55,10 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
                 .delete(images::remove::<H>),
         )
         .route("/system/df", get(images::disk_usage::<H>))
+        .route("/auth", post(registry::auth::<H>))
         // Our own.
+        .route("/wharf/v1/images/pull", post(registry::pull::<H>))
+        .route("/wharf/v1/images/push", post(registry::push::<H>))
         .route("/wharf/v1/images/check", post(images::check::<H>))
         .route("/wharf/v1/containers", get(project::all_containers::<H>))
         .route(

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod frame;
 pub mod image;
 mod project;
+pub mod registry;
 mod status;
 
 pub use project::*;

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::compose::Project;
 pub use crate::plan::{
-    DownOptions, ExecuteOptions, KillOptions, RemoveImages, RestartOptions, StartOptions,
-    StopOptions, UpOptions,
+    DownOptions, ExecuteOptions, KillOptions, Login, Logins, PullOptions, PushOptions,
+    RemoveImages, RestartOptions, StartOptions, StopOptions, UpOptions,
 };
 
 /// The body of `POST /wharf/v1/projects/{name}/{verb}`.
@@ -27,6 +27,8 @@ pub enum Verb {
     Start(StartOptions),
     Restart(RestartOptions),
     Kill(KillOptions),
+    Pull(PullOptions),
+    Push(PushOptions),
 }
 
 impl Verb {
@@ -39,6 +41,8 @@ impl Verb {
             Verb::Start(_) => "start",
             Verb::Restart(_) => "restart",
             Verb::Kill(_) => "kill",
+            Verb::Pull(_) => "pull",
+            Verb::Push(_) => "push",
         }
     }
 }

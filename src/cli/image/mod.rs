@@ -7,6 +7,8 @@ pub mod inspect;
 pub mod load;
 pub mod ls;
 pub mod prune;
+pub mod pull;
+pub mod push;
 pub mod rm;
 pub mod save;
 pub mod tag;
@@ -30,6 +32,7 @@ use crate::api::status_text::human_duration;
     arg_required_else_help = true,
     after_help = "Examples:\n  \
     wharf image ls                          what is there, and what it takes of the disk\n  \
+    wharf image pull nginx:1.29             fetch one from its registry\n  \
     wharf image load -i app.tar             images out of what `docker save` wrote\n  \
     wharf image save -o app.tar app:1       an archive for Docker, podman or skopeo\n  \
     wharf image prune -a                    remove what no container uses"
@@ -43,6 +46,8 @@ pub struct Image {
 enum ImageCommand {
     #[command(visible_alias = "list")]
     Ls(ls::Ls),
+    Pull(pull::Pull),
+    Push(push::Push),
     Inspect(inspect::Inspect),
     History(history::History),
     Tag(tag::Tag),
@@ -59,6 +64,8 @@ impl Image {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             ImageCommand::Ls(ls) => ls.run(context),
+            ImageCommand::Pull(pull) => pull.run(context),
+            ImageCommand::Push(push) => push.run(context),
             ImageCommand::Inspect(inspect) => inspect.run(context),
             ImageCommand::History(history) => history.run(context),
             ImageCommand::Tag(tag) => tag.run(context),

@@ -64,6 +64,13 @@ impl Output {
         _ = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// A question, with the cursor left behind it.
+    pub fn prompt(&self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        // Nobody who could answer is there when this fails, and reading says so.
+        _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+    }
+
     pub fn warn(&self, text: &str) {
         let (on, off) = self.ansi.stderr().warning();
         self.note(&format!("{on}warning:{off} {}", visible(text)));

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Output, visible};
-use crate::reconcile::{Report, Status, Subject};
+use crate::reconcile::{ImageProgress, Report, Status, Subject};
 
 /// `--progress`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -31,12 +31,17 @@ pub struct Progress {
     /// `--quiet-pull`: how images are fetched is not shown.
     hides_images: bool,
     drawn: Option<Drawn>,
+    /// What was told of the parts of images last, where nothing is redrawn.
+    told: HashMap<String, String>,
 }
 
-/// Redrawn lines, one for each subject in order of appearance.
+/// Redrawn lines, one for each subject in order of appearance, and under an image one for each of
+/// its layers while it is on its way.
 struct Drawn {
     all: MultiProgress,
     lines: HashMap<String, Line>,
+    /// By image, its layers in order of appearance.
+    parts: HashMap<String, Vec<String>>,
 }
 
 struct Line {
@@ -58,12 +63,14 @@ impl Progress {
         let drawn = (mode == ProgressMode::Tty).then(|| Drawn {
             all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
             lines: HashMap::new(),
+            parts: HashMap::new(),
         });
         Progress {
             mode,
             output,
             hides_images: false,
             drawn,
+            told: HashMap::new(),
         }
     }
 
@@ -96,29 +103,105 @@ impl Progress {
                 } else {
                     format!("{}: {}", word(*status), visible(text))
                 };
+                if matches!(subject, Subject::Image(_)) && !status.is_working() {
+                    self.forget_parts(&id);
+                }
                 self.change(&id, *status, &shown);
             }
             Report::Image {
                 reference,
                 progress,
             } => {
-                let id = format!("Image {}", visible(reference));
-                let percent = match progress.total_bytes {
-                    0 => String::new(),
-                    total => format!(" {:3}%", progress.current_bytes.saturating_mul(100) / total),
-                };
-                let shown = format!(
-                    "{} {}{percent}",
-                    visible(&progress.part),
-                    visible(&progress.status)
-                );
-                // Byte counts change a hundred times a second: lines for them are for terminals.
-                if matches!(self.mode, ProgressMode::Tty | ProgressMode::Json) {
-                    self.change(&id, Status::Pulling, &shown);
+                let image = format!("Image {}", visible(reference));
+                if progress.part == *reference {
+                    if matches!(self.mode, ProgressMode::Tty | ProgressMode::Json) {
+                        self.change(&image, Status::Pulling, &visible(&progress.status));
+                    }
+                } else {
+                    self.part(&image, progress);
                 }
             }
             Report::Warning { text } if self.mode != ProgressMode::Quiet => self.warn(text),
             _ => (),
+        }
+    }
+
+    /// A layer of an image: bytes and speed on a terminal, elsewhere a line when something else
+    /// begins with it.
+    fn part(&mut self, image: &str, progress: &ImageProgress) {
+        let part = visible(&progress.part).into_owned();
+        let status = visible(&progress.status).into_owned();
+        let key = format!("{image} {part}");
+        match self.mode {
+            ProgressMode::Json => {
+                let line = serde_json::json!({
+                    "id": part,
+                    "parent_id": image,
+                    "status": "Working",
+                    "text": status,
+                    "current": progress.current_bytes,
+                    "total": progress.total_bytes,
+                });
+                self.output.note(&line.to_string());
+            }
+            ProgressMode::Plain | ProgressMode::Auto => {
+                if self.told.get(&key) != Some(&status) {
+                    self.output.note(&plain_line(&part, &capitalized(&status)));
+                    self.told.insert(key, status);
+                }
+            }
+            ProgressMode::Quiet => (),
+            ProgressMode::Tty => self.draw_part(image, key, &part, &status, progress),
+        }
+    }
+
+    fn draw_part(
+        &mut self,
+        image: &str,
+        key: String,
+        part: &str,
+        status: &str,
+        progress: &ImageProgress,
+    ) {
+        let Some(drawn) = &mut self.drawn else { return };
+        let parts = drawn.parts.entry(image.to_owned()).or_default();
+        let before = parts.last().map_or(image, String::as_str);
+        let line = match drawn.lines.get(&key) {
+            Some(line) => line,
+            None => {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+                    .with_style(ended_style());
+                let bar = match drawn.lines.get(before) {
+                    Some(before) => drawn.all.insert_after(&before.bar, bar),
+                    None => drawn.all.add(bar),
+                };
+                parts.push(key.clone());
+                let line = Line {
+                    bar,
+                    since: Instant::now(),
+                    is_working: false,
+                };
+                drawn.lines.entry(key.clone()).or_insert(line)
+            }
+        };
+        line.bar
+            .set_message(part_line(part, status, progress, line.since.elapsed()));
+        // The time before the first byte is not the speed's.
+        if progress.current_bytes == 0
+            && let Some(line) = drawn.lines.get_mut(&key)
+        {
+            line.since = Instant::now();
+        }
+    }
+
+    /// Takes the lines of an image's layers away: it is there, or will not be.
+    fn forget_parts(&mut self, image: &str) {
+        let Some(drawn) = &mut self.drawn else { return };
+        for part in drawn.parts.remove(image).unwrap_or_default() {
+            if let Some(line) = drawn.lines.remove(&part) {
+                line.bar.finish_and_clear();
+                drawn.all.remove(&line.bar);
+            }
         }
     }
 
@@ -219,6 +302,30 @@ fn ended_style() -> ProgressStyle {
     ProgressStyle::with_template(" {wide_msg}").expect("a constant template that the tests draw")
 }
 
+fn part_line(part: &str, status: &str, progress: &ImageProgress, since: Duration) -> String {
+    let (current, total) = (progress.current_bytes, progress.total_bytes);
+    let mut line = format!("  {part}  {}", capitalized(status));
+    if total == 0 || current == 0 || current >= total {
+        return line;
+    }
+    let text = format!("  {}/{}", DecimalBytes(current), DecimalBytes(total));
+    line.push_str(&text);
+    let seconds = since.as_secs_f64();
+    if seconds > 0.2 {
+        let speed = DecimalBytes((current as f64 / seconds) as u64);
+        line.push_str(&format!("  {speed}/s"));
+    }
+    line
+}
+
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => String::new(),
+    }
+}
+
 fn name(subject: &Subject) -> String {
     let (kind, name) = match subject {
         Subject::Container(name) => ("Container", name),
@@ -233,6 +340,8 @@ fn word(status: Status) -> &'static str {
     match status {
         Status::Pulling => "Pulling",
         Status::Pulled => "Pulled",
+        Status::Pushing => "Pushing",
+        Status::Pushed => "Pushed",
         Status::Creating => "Creating",
         Status::Created => "Created",
         Status::Recreate => "Recreate",
@@ -295,7 +404,9 @@ mod tests {
             drawn: Some(Drawn {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
                 lines: HashMap::new(),
+                parts: HashMap::new(),
             }),
+            told: HashMap::new(),
         };
         let report = |name: &str, status| Report::Progress {
             subject: Subject::Container(name.to_owned()),
@@ -315,5 +426,60 @@ mod tests {
             shown("Container demo-db-1"),
             "Container demo-db-1  Starting"
         );
+    }
+
+    #[test]
+    fn a_layer_has_a_line_with_bytes_and_speed() {
+        let progress = |current_bytes| ImageProgress {
+            part: "0123456789ab".to_owned(),
+            status: "downloading".to_owned(),
+            current_bytes,
+            total_bytes: 40_000_000,
+        };
+        let line = |current, seconds| {
+            let since = Duration::from_secs(seconds);
+            part_line("0123456789ab", "downloading", &progress(current), since)
+        };
+        insta::assert_snapshot!(line(0, 1), @"  0123456789ab  Downloading");
+        insta::assert_snapshot!(line(10_000_000, 2), @"  0123456789ab  Downloading  10.00 MB/40.00 MB  5.00 MB/s");
+        insta::assert_snapshot!(line(40_000_000, 2), @"  0123456789ab  Downloading");
+    }
+
+    #[test]
+    fn layers_stand_under_their_image_until_it_is_there() {
+        let mut progress = Progress::new(
+            ProgressMode::Quiet,
+            Output {
+                ansi: super::super::Ansi::Never,
+            },
+        );
+        progress.mode = ProgressMode::Tty;
+        progress.drawn = Some(Drawn {
+            all: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+            lines: HashMap::new(),
+            parts: HashMap::new(),
+        });
+        let layer = |part: &str| Report::Image {
+            reference: "app".to_owned(),
+            progress: ImageProgress {
+                part: part.to_owned(),
+                status: "downloading".to_owned(),
+                current_bytes: 1,
+                total_bytes: 2,
+            },
+        };
+        let status = |status| Report::Progress {
+            subject: Subject::Image("app".to_owned()),
+            status,
+            text: String::new(),
+        };
+        progress.show(&status(Status::Pulling));
+        progress.show(&layer("one"));
+        progress.show(&layer("two"));
+        progress.show(&layer("one"));
+        let n_lines = |progress: &Progress| progress.drawn.as_ref().unwrap().lines.len();
+        assert_eq!(n_lines(&progress), 3);
+        progress.show(&status(Status::Pulled));
+        assert_eq!(n_lines(&progress), 1);
     }
 }

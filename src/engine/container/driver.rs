@@ -24,7 +24,9 @@ use super::exec::{APART, ExecTable};
 use super::health::{self, Probe};
 use super::prepare::{self, Started};
 use super::restart;
-use super::{Answer, Command, Container, ContainerRecord, RunRecord, Shim, ShimError, View};
+use super::{
+    Answer, Command, Container, ContainerRecord, RunRecord, SUPERVISOR_LOST, Shim, ShimError, View,
+};
 use crate::engine::store::{Batch, Table};
 use crate::engine::{EngineError, Shared, clock};
 use crate::plan::{Health, Phase};
@@ -35,7 +37,6 @@ const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer than the grace period a stop may take before it reports that it cannot (L14).
 const STOP_SLACK: Duration = Duration::from_secs(5);
 /// The error of a container whose shim died under it (HAZARDS L3).
-pub(in crate::engine) const SUPERVISOR_LOST: &str = "supervisor lost";
 
 pub(in crate::engine) struct Driver {
     shared: Arc<Shared>,
@@ -142,6 +143,7 @@ impl Driver {
             removal: None,
             restart_at: None,
         };
+        let after_boot = driver.run.after_boot;
         let exited = match left {
             Left::Nothing => None,
             Left::Ended { start, exit, error } => {
@@ -160,6 +162,12 @@ impl Driver {
             driver.restart_at =
                 Some(Instant::now() + Duration::from_millis(left_ms).min(restart::LONGEST_DELAY));
             driver.phase = Phase::Restarting;
+        }
+        if after_boot && driver.phase == Phase::Restarting {
+            // Not a matter of time: whoever knows the dependencies says when.
+            driver.restart_at = None;
+            driver.run.after_boot = true;
+            driver.save_run();
         }
         driver.publish();
         let container = Container {
@@ -281,6 +289,12 @@ impl Driver {
                     .freeze(Call::Resume, Phase::Paused, Phase::Running)
                     .await;
                 let _ = reply.send(result);
+            }
+            Command::StartAfterBoot => {
+                let is_owed = self.run.restart_pending && self.run.after_boot;
+                if is_owed && !self.is_running() {
+                    self.run_again().await;
+                }
             }
             Command::Rename { name, reply } => {
                 let result = self.rename(name).await;
@@ -452,6 +466,7 @@ impl Driver {
     /// Notes what the restart policy decided.
     fn restart_after(&mut self, delay: Option<Duration>) {
         self.run.restart_pending = delay.is_some();
+        self.run.after_boot = false;
         if let Some(delay) = delay {
             let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             self.run.restart_due_ms = clock::since_boot_ms().saturating_add(ms);
@@ -461,7 +476,6 @@ impl Driver {
     }
 
     async fn start_container(&mut self) -> Result<(), EngineError> {
-        self.record.error.clear();
         match prepare::start(&self.shared, &self.record).await {
             Ok(Started {
                 shim,
@@ -475,7 +489,11 @@ impl Driver {
                 self.shim = Some(shim);
                 self.events = Some(events);
                 self.record.exit = None;
+                self.record.error.clear();
                 self.run.restart_pending = false;
+                if std::mem::take(&mut self.run.after_boot) {
+                    self.save_run();
+                }
                 self.begin_probes(None);
                 self.shared.mark_started(&self.record.id);
                 self.publish();

@@ -1,10 +1,10 @@
-//! Reading what a container has written: the shim appends records, readers here follow the file.
+//! Reading what a container has written: the shim appends records, readers here follow the files.
 //!
 //! A reader never asks the shim, so that a slow client can never hold up a container (HAZARDS L26).
 //! New records are announced by inotify: one instance for the whole engine (L19, D2).
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,12 +12,11 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
 
 use super::Container;
+use super::log_parts::LogReader;
 use crate::engine::EngineError;
 use crate::plan::Phase;
-use crate::shim::protocol::log::{Decoder, Record, Stream};
+use crate::shim::protocol::log::{Record, Stream};
 
-/// Bytes read at once.
-const CHUNK: usize = 128 * 1024;
 /// Records that may wait for a slow reader.
 const BACKLOG: usize = 256;
 
@@ -67,23 +66,24 @@ impl From<Record<'_>> for LogLine {
     }
 }
 
-/// Tells readers that a log file has grown.
+/// Tells readers that a log has grown.
 #[derive(Clone, Default)]
 pub struct LogWatch {
+    /// By the directory that the log is in: a log goes on in new files.
     waiting: Arc<Mutex<HashMap<PathBuf, Arc<Notify>>>>,
     /// Made with the first follower, so that an engine nobody follows has no inotify instance.
     watcher: Arc<Mutex<Option<RecommendedWatcher>>>,
 }
 
-/// One follower's interest in a file; dropping the last one ends the watch.
+/// One follower's interest in a log; dropping the last one ends the watch.
 struct Watching {
     watch: LogWatch,
-    path: PathBuf,
+    dir: PathBuf,
     grown: Arc<Notify>,
 }
 
 impl LogWatch {
-    fn follow(&self, path: &Path) -> Result<Watching, notify::Error> {
+    fn follow(&self, dir: &Path) -> Result<Watching, notify::Error> {
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if watcher.is_none() {
             let waiting = self.waiting.clone();
@@ -95,7 +95,8 @@ impl LogWatch {
                     }
                     let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     for path in &event.paths {
-                        if let Some(grown) = waiting.get(path) {
+                        let dir = path.parent().unwrap_or(path);
+                        if let Some(grown) = waiting.get(dir) {
                             grown.notify_waiters();
                         }
                     }
@@ -103,20 +104,20 @@ impl LogWatch {
             )?);
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let grown = match waiting.get(path) {
+        let grown = match waiting.get(dir) {
             Some(grown) => grown.clone(),
             None => {
                 if let Some(watcher) = watcher.as_mut() {
-                    watcher.watch(path, RecursiveMode::NonRecursive)?;
+                    watcher.watch(dir, RecursiveMode::NonRecursive)?;
                 }
                 let grown = Arc::new(Notify::new());
-                waiting.insert(path.to_owned(), grown.clone());
+                waiting.insert(dir.to_owned(), grown.clone());
                 grown
             }
         };
         Ok(Watching {
             watch: self.clone(),
-            path: path.to_owned(),
+            dir: dir.to_owned(),
             grown,
         })
     }
@@ -137,10 +138,10 @@ impl Drop for Watching {
             .unwrap_or_else(PoisonError::into_inner);
         // Two holders: the map and this one.
         if Arc::strong_count(&self.grown) <= 2 {
-            waiting.remove(&self.path);
+            waiting.remove(&self.dir);
             if let Some(watcher) = watcher.as_mut() {
-                // The file may be gone already, and its watch with it.
-                let _ = watcher.unwatch(&self.path);
+                // The directory may be gone already, and its watch with it.
+                let _ = watcher.unwatch(&self.dir);
             }
         }
     }
@@ -172,20 +173,16 @@ impl Container {
         lines: &mpsc::Sender<Result<LogLine, EngineError>>,
     ) -> io::Result<()> {
         let mut view = self.watch();
-        let watching = match query.follow {
-            true => Some(
-                self.log_watch
-                    .follow(&self.log_path)
-                    .map_err(io::Error::other)?,
-            ),
-            false => None,
+        let watching = match (query.follow, self.log_path.parent()) {
+            (true, Some(dir)) => Some(self.log_watch.follow(dir).map_err(io::Error::other)?),
+            _ => None,
         };
-        let mut file = match std::fs::File::open(&self.log_path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
+        let base = self.log_path.clone();
+        let Some(mut reader) = blocking(move || LogReader::open(&base, &query)).await? else {
+            return Ok(());
         };
-        let mut decoder = Decoder::default();
         let mut tail: Option<VecDeque<LogLine>> = query.tail.map(|_| VecDeque::new());
+        let mut is_first = true;
         loop {
             // Looked at before the file: the end is published after the last byte is written.
             let has_ended = matches!(
@@ -199,13 +196,16 @@ impl Container {
                 grown.enable();
             }
             loop {
-                let (chunk, reader) = read_chunk(file).await?;
-                file = reader;
-                if chunk.is_empty() {
+                let is_more;
+                (reader, is_more) = blocking(move || {
+                    let is_more = reader.read_more()?;
+                    Ok((reader, is_more))
+                })
+                .await?;
+                if !is_more {
                     break;
                 }
-                decoder.push(&chunk);
-                while let Some(record) = decoder.next_record().map_err(io::Error::other)? {
+                while let Some(record) = reader.decoder.next_record().map_err(io::Error::other)? {
                     if !query.wants(&record) {
                         continue;
                     }
@@ -226,7 +226,16 @@ impl Container {
                     return Ok(());
                 }
             }
-            if !query.follow || has_ended {
+            if !query.follow {
+                return Ok(());
+            }
+            if is_first {
+                // Since the opening it may have grown, or ended.
+                is_first = false;
+                reader.go_on();
+                continue;
+            }
+            if has_ended {
                 return Ok(());
             }
             tokio::select! {
@@ -255,15 +264,10 @@ fn keep_last(tail: &mut VecDeque<LogLine>, n_lines: usize, line: LogLine) {
     }
 }
 
-async fn read_chunk(mut file: std::fs::File) -> io::Result<(Vec<u8>, std::fs::File)> {
-    let work = tokio::task::spawn_blocking(move || {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        io::Read::by_ref(&mut file)
-            .take(CHUNK as u64)
-            .read_to_end(&mut chunk)?;
-        Ok((chunk, file))
-    });
-    match work.await {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }

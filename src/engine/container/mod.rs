@@ -16,6 +16,8 @@ mod hidden;
 mod host;
 mod id;
 mod log;
+mod log_parts;
+mod logging;
 mod mounts;
 mod prepare;
 mod process;
@@ -37,7 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use exec::{ExecConfig, ExecSession, ExecSignaller, ExecStdio};
 pub use id::ContainerId;
 pub use log::{LogLine, LogQuery, LogWatch};
-pub use record::{ContainerRecord, RunRecord, VolumeMountRecord};
+pub use record::{ContainerRecord, MACHINE_DOWN, RunRecord, SUPERVISOR_LOST, VolumeMountRecord};
 pub use shim::{Shim, ShimError};
 pub use spawner::Spawner;
 
@@ -49,9 +51,11 @@ pub use signal::parse_signal;
 pub use spec::*;
 pub use terminal::Terminal;
 
-pub(super) use driver::{Adopted, Driver, Left, SUPERVISOR_LOST};
+pub(super) use driver::{Adopted, Driver, Left};
 pub(super) use health::Check;
 pub(super) use hidden::seen_in;
+pub use logging::LoggingError;
+pub(super) use logging::{remark as logging_remark, rotation as log_rotation};
 pub(super) use prepare::{Attached, hostname};
 
 use super::EngineError;
@@ -73,6 +77,8 @@ pub(super) enum Command {
     },
     Pause(Answer),
     Resume(Answer),
+    /// The turn has come of a container that a restart policy starts after a boot.
+    StartAfterBoot,
     Rename {
         name: String,
         reply: Answer,
@@ -170,6 +176,13 @@ impl Container {
 
     pub async fn start(&self) -> Result<(), EngineError> {
         self.ask(Command::Start).await
+    }
+
+    /// Starts it if the start that its policy owed it since the boot is still owed. Nobody waits for
+    /// the outcome, which its view tells.
+    pub(super) fn start_after_boot(&self) {
+        // A driver that is gone owes nothing.
+        let _ = self.commands.send(Command::StartAfterBoot);
     }
 
     pub async fn stop(&self, timeout: Option<Duration>) -> Result<(), EngineError> {

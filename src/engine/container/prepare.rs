@@ -466,6 +466,8 @@ fn bundle(
             work: data_dir.join("work"),
         },
         log_path: shared.log_path(&record.id),
+        log_rotation: Some(super::log_rotation(config.logging.as_ref())?),
+        is_log_torn: record.is_log_torn(),
         user: super::user(config, image_config).map(str::to_owned),
         group_add: config.group_add.clone(),
         default_seccomp,

@@ -31,6 +31,18 @@ pub struct ContainerRecord {
     pub volumes: Vec<VolumeMountRecord>,
 }
 
+/// [`ContainerRecord::error`] of one whose shim was killed.
+pub const SUPERVISOR_LOST: &str = "supervisor lost";
+/// [`ContainerRecord::error`] of one that ran when the machine stopped.
+pub const MACHINE_DOWN: &str = "the machine went down while it ran";
+
+impl ContainerRecord {
+    /// Whether who wrote the log was stopped in the middle of it, maybe of a record.
+    pub fn is_log_torn(&self) -> bool {
+        matches!(self.error.as_str(), SUPERVISOR_LOST | MACHINE_DOWN)
+    }
+}
+
 /// A volume at a place in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeMountRecord {
@@ -68,4 +80,7 @@ pub struct RunRecord {
     /// When it is due, milliseconds since the boot.
     #[serde(default)]
     pub restart_due_ms: u64,
+    /// The restart is one after the machine's boot: due when what the container depends on is there.
+    #[serde(default)]
+    pub after_boot: bool,
 }

@@ -9,7 +9,7 @@ use super::shim::send;
 use crate::shim::protocol::Spawn;
 use crate::sys::watched;
 
-/// The socket to the spawner process, which was forked before the engine had threads.
+/// The socket to the spawner process, which was started before the engine had threads.
 pub struct Spawner {
     socket: AsyncFd<OwnedFd>,
 }

@@ -5,6 +5,7 @@
 //! <data root>/snapshots/<hex>       one unpacked layer per chain id, as overlay takes it
 //! <data root>/recipes/<hex>         how that layer's archive is put together again
 //! <data root>/staging/<n>           what is being made; removed at start
+//! <data root>/downloads/<hex>       layers on their way from a registry, the next attempt goes on
 //! ```
 //!
 //! Content appears under its final name by a rename after everything is on disk, so a name that
@@ -33,6 +34,9 @@ pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// is left more.
 const RESERVE_BYTES: u64 = 32 << 20;
 
+/// What an interrupted pull has brought is kept for so long.
+const DOWNLOAD_LIFE: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
+
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
     #[error("only {free_bytes} bytes are free at {path:?}; images need at least {RESERVE_BYTES}")]
@@ -54,6 +58,7 @@ pub struct Content {
     snapshots: PathBuf,
     recipes: PathBuf,
     staging: PathBuf,
+    downloads: PathBuf,
     n_staged: AtomicU64,
 }
 
@@ -76,6 +81,7 @@ impl Content {
             snapshots: data_root.join("snapshots"),
             recipes: data_root.join("recipes"),
             staging: data_root.join("staging"),
+            downloads: data_root.join("downloads"),
             n_staged: AtomicU64::new(0),
         };
         let (data_root, blobs_root) = (data_root.to_owned(), data_root.join("blobs"));
@@ -86,6 +92,7 @@ impl Content {
             &content.snapshots,
             &content.recipes,
             &content.staging,
+            &content.downloads,
         ] {
             private_directory(dir).map_err(|source| ContentError::Open {
                 path: dir.clone(),
@@ -95,7 +102,40 @@ impl Content {
         for name in content.names(&content.staging)? {
             remove(&content.staging, &name)?;
         }
+        content.forget_old_downloads()?;
         Ok(content)
+    }
+
+    /// The file that a layer is downloaded into, with what an earlier attempt has brought.
+    pub fn download(&self, digest: &Digest) -> io::Result<std::fs::File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.downloads.join(digest.hex()))
+    }
+
+    pub fn forget_download(&self, digest: &Digest) -> io::Result<()> {
+        match std::fs::remove_file(self.downloads.join(digest.hex())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// An image that was not asked for again for so long is not missed.
+    fn forget_old_downloads(&self) -> Result<(), ContentError> {
+        for name in self.names(&self.downloads)? {
+            let metadata = std::fs::metadata(self.downloads.join(&name));
+            let age = metadata.and_then(|m| m.modified()).ok();
+            let age = age.and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > DOWNLOAD_LIFE) {
+                remove(&self.downloads, &name)?;
+            }
+        }
+        Ok(())
     }
 
     fn names(&self, dir: &Path) -> Result<Vec<String>, ContentError> {

@@ -7,8 +7,10 @@ use super::config::ConfigError;
 use super::content::ContentError;
 use super::layer::LayerError;
 use super::platform::PlatformError;
+use super::pull_policy::{PullPolicy, PullPolicyError};
 use super::recipe::RecipeError;
 use super::reference::ReferenceError;
+use super::registry::RegistryError;
 use super::source::SourceError;
 use crate::engine::store::StoreError;
 
@@ -20,6 +22,22 @@ pub enum ImageError {
     Platform(#[from] PlatformError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("cannot pull {image}")]
+    Pull {
+        image: String,
+        source: RegistryError,
+    },
+    #[error("cannot push {image}")]
+    Push {
+        image: String,
+        source: RegistryError,
+    },
+    #[error("{image} is no name of a registry's image that could be pushed")]
+    NotPushable { image: String },
+    #[error(transparent)]
+    PullPolicy(#[from] PullPolicyError),
     #[error(transparent)]
     Content(#[from] ContentError),
     #[error(transparent)]
@@ -36,10 +54,10 @@ pub enum ImageError {
     View { layer: String, source: io::Error },
     #[error("cannot use {path:?} as an image")]
     Rootfs { path: PathBuf, source: io::Error },
-    #[error("image {image} is not present, and wharf cannot pull from a registry yet")]
-    NotPresent { image: String },
-    #[error("image {image} is to be pulled always, and wharf cannot pull from a registry yet")]
-    CannotPull { image: String },
+    #[error("image {image} is not present, and its pull policy is {policy}")]
+    NotPresent { image: String, policy: PullPolicy },
+    #[error("{path:?} has no image")]
+    NoImage { path: PathBuf },
     #[error("image {image} is made for {present}, not for {wanted}")]
     OtherPlatform {
         image: String,
@@ -107,9 +125,17 @@ impl ImageError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            ImageError::NotPresent { image } | ImageError::CannotPull { image } => Some(format!(
-                "save it with another engine (`docker save {image} -o /path/image.tar`) and write `image: docker-archive:/path/image.tar`"
+            ImageError::NotPresent { image, .. } => Some(format!(
+                "`wharf image pull {image}` fetches it, or change `pull_policy`"
             )),
+            ImageError::Registry(error)
+            | ImageError::Pull { source: error, .. }
+            | ImageError::Push { source: error, .. } => error.hint(),
+            ImageError::NotPushable { .. } => Some(
+                "give the image a name with a registry and a tag: `wharf image tag IMAGE \
+                 REGISTRY/NAME:TAG`"
+                    .to_owned(),
+            ),
             ImageError::SeveralNames { .. } => {
                 Some("remove it by each of its names, or all of them with --force".to_owned())
             }

@@ -99,7 +99,8 @@ impl Images {
             .store
             .list::<ReferenceRecord>(Table::References)?
         {
-            names.entry(record.image).or_default().push(record.name);
+            let of_image = names.entry(record.image.clone()).or_default();
+            of_image.extend(names_of(record));
         }
         let mut all = Vec::new();
         for (id, record) in self.inner.store.list::<ImageRecord>(Table::Images)? {
@@ -135,7 +136,7 @@ impl Images {
             .list::<ReferenceRecord>(Table::References)?
             .into_iter()
             .filter(|(_, reference)| reference.image == id)
-            .map(|(_, reference)| reference.name)
+            .flat_map(|(_, reference)| names_of(reference))
             .collect();
         Ok(self.inner.facts(&id, record, names))
     }
@@ -154,9 +155,21 @@ impl Images {
     }
 }
 
+/// The name, and the one with the digest that a registry has under it.
+fn names_of(record: ReferenceRecord) -> Vec<String> {
+    let repository = match record.name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') && !repository.contains('@') => repository,
+        _ => record.name.as_str(),
+    };
+    let digest = record.digest.filter(|_| !record.name.contains('@'));
+    let pinned = digest.map(|digest| format!("{repository}@{digest}"));
+    pinned.into_iter().chain([record.name]).collect()
+}
+
 impl Inner {
     fn facts(&self, id: &Digest, record: ImageRecord, mut names: Vec<String>) -> Facts {
         names.sort();
+        names.dedup();
         let (digests, tags) = names.into_iter().partition(|name| name.contains('@'));
         let config: Value = match &record.rootfs {
             Some(_) => serde_json::to_value(super::images::rootfs_config()).unwrap_or_default(),

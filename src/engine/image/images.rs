@@ -12,13 +12,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::config::{self, ImageHealthcheck};
 use super::content::{Content, ContentError, private_directory};
 use super::platform::Platform;
+use super::pull::{Claims, Wish};
+use super::pull_policy::PullPolicy;
+use super::registry::{Registries, Visit};
 use super::source::{self, Stamp};
 use super::{Digest, ImageError, Reference};
 use crate::engine::store::{Batch, Store, Table};
+use crate::plan::Login;
 use crate::reconcile::ImageProgress;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -81,6 +86,35 @@ pub(super) struct ReferenceRecord {
     pub(super) name: String,
     /// State of the file or layout that it was read from.
     pub(super) stamp: Option<Stamp>,
+    /// What a registry has under this name: the digest of an index or a manifest.
+    #[serde(default)]
+    pub(super) digest: Option<Digest>,
+    /// When a registry was asked for it last, nanoseconds since the epoch.
+    #[serde(default)]
+    pub(super) pulled_at: Option<u64>,
+}
+
+impl ReferenceRecord {
+    /// The name by which exactly this can be got again: `repository@digest`.
+    pub(super) fn pinned(&self) -> Option<String> {
+        let digest = self.digest.clone()?;
+        match Reference::parse(&self.name) {
+            Ok(Reference::Registry {
+                registry,
+                repository,
+                ..
+            }) => {
+                let pinned = Reference::Registry {
+                    registry,
+                    repository,
+                    tag: None,
+                    digest: Some(digest),
+                };
+                Some(pinned.to_string())
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,7 +134,7 @@ pub struct Images {
 }
 
 pub(super) struct Inner {
-    pub(super) content: Content,
+    pub(super) content: Arc<Content>,
     pub(super) store: Store,
     /// The only layer of an image that has none.
     pub(super) empty: PathBuf,
@@ -110,6 +144,9 @@ pub(super) struct Inner {
     pub(super) publishing: Mutex<()>,
     /// How many calls need which content.
     pub(super) leases: Mutex<HashMap<Digest, usize>>,
+    pub(super) registries: Registries,
+    /// Layers that a pull is bringing.
+    pub(super) claims: Claims,
 }
 
 pub(super) struct Lease<'a> {
@@ -144,12 +181,14 @@ impl Images {
             source,
         })?;
         let inner = Inner {
-            content,
+            content: Arc::new(content),
             store,
             empty,
             flights: Mutex::default(),
             publishing: Mutex::default(),
             leases: Mutex::default(),
+            registries: Registries::default(),
+            claims: Claims::default(),
         };
         // Which containers there are is not known yet, so images that only they need stay.
         inner.collect_garbage()?;
@@ -161,7 +200,7 @@ impl Images {
     /// Makes the image present and returns it. A source that did not change since the last call is
     /// not read again, and nothing is written.
     ///
-    /// `pull_policy` is Compose's word; only `always` matters, and only to registry references.
+    /// `pull_policy` is Compose's word and matters to registry references only.
     pub fn ensure(
         &self,
         reference: &Reference,
@@ -169,13 +208,26 @@ impl Images {
         platform: Option<&str>,
         progress: impl Fn(ImageProgress) + Sync,
     ) -> Result<Image, ImageError> {
-        let wanted = platform.map(Platform::parse).transpose()?;
+        let wish = Wish {
+            policy: PullPolicy::parse(pull_policy)?,
+            platform: platform.map(Platform::parse).transpose()?,
+            ..Wish::default()
+        };
+        self.ensure_as(reference, &wish, progress)
+    }
+
+    /// As [`Images::ensure`], with all that may be wished for.
+    pub fn ensure_as(
+        &self,
+        reference: &Reference,
+        wish: &Wish,
+        progress: impl Fn(ImageProgress) + Sync,
+    ) -> Result<Image, ImageError> {
         let key = reference.canonical();
         let flight = Arc::clone(lock(&self.inner.flights).entry(key.clone()).or_default());
         let result = {
             let _alone = lock(&flight);
-            self.inner
-                .ensure(reference, &key, pull_policy, wanted.as_ref(), &progress)
+            self.inner.ensure(reference, &key, wish, &progress)
         };
         let mut flights = lock(&self.inner.flights);
         drop(flight);
@@ -187,6 +239,17 @@ impl Images {
             flights.remove(&key);
         }
         result
+    }
+
+    /// Has a registry check a login.
+    pub async fn authenticate(&self, registry: &str, login: &Login) -> Result<(), ImageError> {
+        let visit = Visit {
+            registry,
+            repository: "",
+            login: Some(login),
+            cancelled: &CancellationToken::new(),
+        };
+        Ok(self.inner.registries.authenticate(&visit).await?)
     }
 
     /// An image by reference, or by id or the unique beginning of one.
@@ -222,6 +285,8 @@ impl Images {
             image: id,
             name: reference.to_string(),
             stamp: None,
+            digest: None,
+            pulled_at: None,
         };
         let key = reference.canonical();
         Ok(self.inner.store.put(Table::References, &key, &record)?)
@@ -233,32 +298,14 @@ impl Inner {
         &self,
         reference: &Reference,
         key: &str,
-        pull_policy: Option<&str>,
-        wanted: Option<&Platform>,
+        wish: &Wish,
         progress: &(dyn Fn(ImageProgress) + Sync),
     ) -> Result<Image, ImageError> {
+        let wanted = wish.platform.as_ref();
         let record: Option<ReferenceRecord> = self.store.get(Table::References, key)?;
         match reference {
             Reference::Rootfs(path) => self.ensure_rootfs(path, reference, key),
-            Reference::Registry { .. } => {
-                let image = || reference.to_string();
-                if pull_policy == Some("always") {
-                    return Err(ImageError::CannotPull { image: image() });
-                }
-                let Some(record) = record else {
-                    return Err(ImageError::NotPresent { image: image() });
-                };
-                let present = self.image(&record.image)?;
-                let made_for = Platform::of_config(&present.config);
-                match wanted {
-                    Some(wanted) if !wanted.accepts(&made_for) => Err(ImageError::OtherPlatform {
-                        image: image(),
-                        present: made_for.to_string(),
-                        wanted: wanted.to_string(),
-                    }),
-                    _ => Ok(present),
-                }
-            }
+            Reference::Registry { .. } => self.ensure_pulled(reference, record, wish, progress),
             _ => {
                 let stamp = Stamp::of_source(reference)?;
                 if let Some(record) = record
@@ -276,8 +323,8 @@ impl Inner {
                     total_bytes: 0,
                 });
                 let Some(found) = source::find(reference, wanted, &self.content)? else {
-                    return Err(ImageError::NotPresent {
-                        image: reference.to_string(),
+                    return Err(ImageError::NoImage {
+                        path: reference.to_string().into(),
                     });
                 };
                 self.install(found, reference, stamp, Batch::default(), progress)
@@ -327,6 +374,8 @@ impl Inner {
                     image: id.clone(),
                     name: reference.to_string(),
                     stamp: None,
+                    digest: None,
+                    pulled_at: None,
                 },
             );
         }
@@ -407,6 +456,18 @@ impl Inner {
             let record: Option<ReferenceRecord> = self.store.get(Table::References, &key)?;
             if let Some(record) = record {
                 return Ok(record.image);
+            }
+            if let Reference::Registry {
+                digest: Some(_), ..
+            } = reference
+            {
+                // Pulled by a tag, and known under the digest that it had.
+                let pinned = Some(reference.to_string());
+                let records = self.store.list::<ReferenceRecord>(Table::References)?;
+                let mut records = records.into_iter().map(|(_, record)| record);
+                if let Some(record) = records.find(|record| record.pinned() == pinned) {
+                    return Ok(record.image);
+                }
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);

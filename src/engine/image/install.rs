@@ -1,6 +1,7 @@
 //! A found image becomes layers on disk and a record.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -10,12 +11,19 @@ use super::content::Staged;
 use super::digest::chain_ids;
 use super::extract::Extracted;
 use super::images::{Image, ImageRecord, Inner, ReferenceRecord, SnapshotRecord, lock, now};
-use super::layer::{self, Limits};
-use super::source::{Found, FoundLayer, Stamp};
+use super::layer::{self, LayerError, Limits};
+use super::registry::RegistryError;
+use super::source::{Found, FoundLayer, SourceError, Stamp};
 use super::{Digest, ImageError, Reference};
 use crate::engine::store::{Batch, Table};
 use crate::reconcile::ImageProgress;
 use crate::sys::detached;
+
+/// Layers under way at once, on the smallest machine.
+const MIN_LAYERS_AT_ONCE: usize = 4;
+
+/// A layer that is wrong twice is wrong at its origin.
+const MAX_ATTEMPTS: usize = 2;
 
 /// Progress is reported at most once per this many bytes of a layer.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -64,6 +72,10 @@ impl Inner {
         if !missing.is_empty() {
             let unpacked = self.unpack(&shown, &found.layers, &missing, progress)?;
             staged = self.complete(&shown, &chain, unpacked)?;
+            // Before the sync, which would otherwise bring to the disk what nobody needs any more.
+            for &position in &missing {
+                found.layers[position].origin.forget();
+            }
         }
         let mut blobs = Vec::new();
         if let Some((digest, bytes)) = &found.manifest {
@@ -122,6 +134,8 @@ impl Inner {
                 image: found.id.clone(),
                 name: reference.to_string(),
                 stamp: stamp.clone(),
+                digest: None,
+                pulled_at: None,
             };
             batch.put(Table::References, &reference.canonical(), &name);
         }
@@ -144,9 +158,14 @@ impl Inner {
         missing: &[usize],
         progress: &(dyn Fn(ImageProgress) + Sync),
     ) -> Result<Vec<(usize, Staged, Extracted)>, ImageError> {
+        // Some wait for the network while others unpack.
         let n_threads = std::thread::available_parallelism()
             .map_or(2, usize::from)
+            .max(MIN_LAYERS_AT_ONCE)
             .min(missing.len());
+        // The largest first: the last one to end should be a small one.
+        let mut missing = missing.to_vec();
+        missing.sort_by_key(|position| std::cmp::Reverse(layers[*position].expected.blob_bytes));
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -182,9 +201,7 @@ impl Inner {
     ) -> Result<(Staged, Extracted), ImageError> {
         let part = found.expected.blob.as_ref();
         let part = part.unwrap_or(&found.expected.diff_id).short().to_owned();
-        let (blob, total_bytes) = found.open()?;
-        let staged = self.content.stage()?;
-        let report = |status: &str, current_bytes| {
+        let report = |status: &str, current_bytes, total_bytes| {
             progress(ImageProgress {
                 part: part.clone(),
                 status: status.to_owned(),
@@ -192,28 +209,56 @@ impl Inner {
                 total_bytes,
             });
         };
-        report("unpacking", 0);
-        let reported = std::cell::Cell::new(0);
-        let on_bytes = |n_bytes: u64| {
-            if n_bytes >= reported.get() + PROGRESS_BYTES {
-                reported.set(n_bytes);
-                report("unpacking", n_bytes);
+        let mut n_attempts = 0;
+        loop {
+            let refuse = |source| ImageError::Layer {
+                image: image.to_owned(),
+                layer: part.clone(),
+                source,
+            };
+            let (blob, total_bytes) = match found.origin.open() {
+                Ok(opened) => opened,
+                Err(error) => return Err(layer_error(LayerError::Read(error), refuse)),
+            };
+            let staged = self.content.stage()?;
+            let status = found.origin.status();
+            report(status, 0, total_bytes);
+            let reported = std::cell::Cell::new(0);
+            let on_bytes = |n_bytes: u64| {
+                if n_bytes >= reported.get() + PROGRESS_BYTES {
+                    reported.set(n_bytes);
+                    report(status, n_bytes, total_bytes);
+                }
+            };
+            let unpacked = layer::unpack(
+                blob,
+                &found.expected,
+                staged.target()?,
+                Limits::DEFAULT,
+                &on_bytes,
+            );
+            match unpacked {
+                Ok(extracted) => {
+                    report("complete", total_bytes, total_bytes);
+                    return Ok((staged, extracted));
+                }
+                Err(error) if is_final(&error) => return Err(layer_error(error, refuse)),
+                // Bytes that are wrong break decompression or the archive before anybody can
+                // compare digests. Damaged on their way, or kept from an attempt that went wrong,
+                // they are fetched once more.
+                Err(error) => match found.origin.fault() {
+                    None => return Err(layer_error(error, refuse)),
+                    Some(fault @ RegistryError::Mismatch { .. }) => {
+                        found.origin.forget();
+                        n_attempts += 1;
+                        if n_attempts == MAX_ATTEMPTS {
+                            return Err(fault.into());
+                        }
+                    }
+                    Some(fault) => return Err(fault.into()),
+                },
             }
-        };
-        let extracted = layer::unpack(
-            blob,
-            &found.expected,
-            staged.target()?,
-            Limits::DEFAULT,
-            &on_bytes,
-        )
-        .map_err(|source| ImageError::Layer {
-            image: image.to_owned(),
-            layer: part.clone(),
-            source,
-        })?;
-        report("complete", total_bytes);
-        Ok((staged, extracted))
+        }
     }
 
     /// Finishes the layers from bottom to top, since each may need the view of those below it.
@@ -252,4 +297,43 @@ impl Inner {
         }
         Ok(completed)
     }
+}
+
+/// Whether the same bytes again could not be the reason.
+fn is_final(error: &LayerError) -> bool {
+    match error {
+        LayerError::Read(error) => error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<RegistryError>()),
+        LayerError::Limit { .. }
+        | LayerError::Make { .. }
+        | LayerError::Copy(_)
+        | LayerError::Compression { .. } => true,
+        _ => false,
+    }
+}
+
+/// What went wrong at the layer's origin says more than that it could not be read.
+fn layer_error(error: LayerError, refuse: impl FnOnce(LayerError) -> ImageError) -> ImageError {
+    match error {
+        LayerError::Read(error) if is_of::<RegistryError>(&error) => match downcast(error) {
+            Ok(error) => ImageError::Registry(error),
+            Err(error) => refuse(LayerError::Read(error)),
+        },
+        LayerError::Read(error) if is_of::<SourceError>(&error) => match downcast(error) {
+            Ok(error) => ImageError::Source(error),
+            Err(error) => refuse(LayerError::Read(error)),
+        },
+        error => refuse(error),
+    }
+}
+
+fn is_of<E: std::error::Error + 'static>(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<E>())
+}
+
+fn downcast<E: std::error::Error + Send + Sync + 'static>(
+    error: io::Error,
+) -> Result<E, io::Error> {
+    error.downcast::<E>()
 }

@@ -5,8 +5,8 @@
 //!      └──────────────── Images: records, single flight, leases, removal ─────┘
 //! ```
 //!
-//! An image is named by the digest of its config. A registry client adds another source in front
-//! of [`layer`] and [`content`]; nothing behind them changes. Must not know containers: whoever
+//! An image is named by the digest of its config. [`registry`] is another source in front of
+//! [`layer`] and [`content`]; nothing behind them knows of it. Must not know containers: whoever
 //! removes an image says who uses it.
 
 mod archive;
@@ -30,8 +30,12 @@ mod load;
 mod metadata;
 mod pax;
 mod platform;
+mod pull;
+mod pull_policy;
+mod push;
 mod recipe;
 mod reference;
+mod registry;
 mod remove;
 mod save;
 mod source;
@@ -53,8 +57,11 @@ pub use import::Description;
 pub use layer::LayerError;
 pub use load::Loaded;
 pub use platform::{Platform, PlatformError};
+pub use pull::Wish;
+pub use pull_policy::{PullPolicy, PullPolicyError};
 pub use recipe::RecipeError;
 pub use reference::{Reference, ReferenceError};
+pub use registry::RegistryError;
 pub use remove::{ImageUser, Removed};
 pub use save::Saving;
 pub use source::SourceError;

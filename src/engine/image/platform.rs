@@ -94,11 +94,29 @@ impl Platform {
 
     /// Whether an image made for `offered` is what this asks for.
     pub fn accepts(&self, offered: &Platform) -> bool {
-        self.os == offered.os
-            && self.architecture == offered.architecture
-            && (self.variant.is_none()
-                || offered.variant.is_none()
-                || self.variant == offered.variant)
+        self.fit(offered).is_some()
+    }
+
+    /// How well an image made for `offered` fits: more is better, `None` is not at all.
+    ///
+    /// Processors run what was made for the earlier variants of their architecture. What names no
+    /// variant is made for all of them.
+    pub fn fit(&self, offered: &Platform) -> Option<u32> {
+        if self.os != offered.os || self.architecture != offered.architecture {
+            return None;
+        }
+        let level = |variant: &str| variant.trim_start_matches('v').parse::<u32>().ok();
+        match (self.variant.as_deref(), offered.variant.as_deref()) {
+            (None, None) => Some(u32::MAX),
+            // Nobody said which; the least is the safest.
+            (None, Some(offered)) => Some(1000 - level(offered).unwrap_or(999).min(999)),
+            (Some(_), None) => Some(1),
+            (Some(wanted), Some(offered)) if wanted == offered => Some(u32::MAX),
+            (Some(wanted), Some(offered)) => {
+                let (wanted, offered) = (level(wanted)?, level(offered)?);
+                (offered <= wanted).then_some(1 + offered)
+            }
+        }
     }
 }
 
@@ -109,5 +127,27 @@ impl fmt::Display for Platform {
             Some(variant) => write!(f, "/{variant}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_variants_run_on_later_processors() {
+        let fit = |wanted: &str, offered: &str| {
+            let wanted = Platform::parse(wanted).unwrap();
+            wanted.fit(&Platform::parse(offered).unwrap())
+        };
+        assert!(fit("linux/arm/v7", "linux/arm/v7") > fit("linux/arm/v7", "linux/arm/v6"));
+        assert!(fit("linux/arm/v7", "linux/arm/v6") > fit("linux/arm/v7", "linux/arm/v5"));
+        assert_eq!(fit("linux/arm/v6", "linux/arm/v7"), None);
+        assert!(fit("linux/amd64/v3", "linux/amd64/v2") > fit("linux/amd64/v3", "linux/amd64"));
+        assert!(fit("linux/amd64", "linux/amd64") > fit("linux/amd64", "linux/amd64/v2"));
+        assert!(fit("linux/amd64", "linux/amd64/v2") > fit("linux/amd64", "linux/amd64/v3"));
+        assert!(fit("linux/arm64/v8", "linux/arm64").is_some());
+        assert_eq!(fit("linux/arm64", "linux/amd64"), None);
+        assert_eq!(fit("windows/amd64", "linux/amd64"), None);
     }
 }

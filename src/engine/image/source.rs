@@ -18,13 +18,14 @@ use super::config::{self, CheckedConfig, ConfigError};
 use super::content::{Content, ContentError, MAX_DOCUMENT_BYTES};
 use super::layer::Expected;
 use super::platform::Platform;
+use super::registry::RegistryError;
 use super::tar_stream::TarError;
 use super::{Digest, DigestError, LayerError, Reference};
 
 /// Members of an image archive: three or four per layer, plus documents.
 pub(super) const MAX_MEMBERS: usize = 100_000;
 /// Indexes that name indexes. Buildx makes two levels.
-const MAX_NESTING: usize = 4;
+pub(super) const MAX_NESTING: usize = 4;
 /// Overlay refuses more layers than this, so a longer image could never start.
 pub const MAX_LAYERS: usize = 500;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -139,8 +140,39 @@ pub struct Found {
 
 pub struct FoundLayer {
     pub expected: Expected,
+    pub origin: Box<dyn LayerOrigin>,
+}
+
+/// Where the bytes of a layer come from.
+pub trait LayerOrigin: Send + Sync {
+    /// The blob from its beginning, and its length.
+    fn open(&self) -> io::Result<(Box<dyn Read + Send + '_>, u64)>;
+
+    /// What reading it is called while it goes on.
+    fn status(&self) -> &'static str {
+        "unpacking"
+    }
+
+    /// Unpacking went wrong: whether that is because the bytes are not those that were announced.
+    fn fault(&self) -> Option<RegistryError> {
+        None
+    }
+
+    /// What was kept for another attempt is of no use any more.
+    fn forget(&self) {}
+}
+
+/// A member of a local source.
+struct Member {
     source: Arc<Source>,
     name: String,
+}
+
+impl LayerOrigin for Member {
+    fn open(&self) -> io::Result<(Box<dyn Read + Send + '_>, u64)> {
+        let (section, n_bytes) = self.source.open(&self.name).map_err(io::Error::other)?;
+        Ok((Box::new(section), n_bytes))
+    }
 }
 
 impl FoundLayer {
@@ -150,17 +182,11 @@ impl FoundLayer {
         file: std::fs::File,
     ) -> Result<FoundLayer, SourceError> {
         let name = "layer.tar".to_owned();
-        let source = Source::whole_file(&name, file)?;
+        let source = Arc::new(Source::whole_file(&name, file)?);
         Ok(FoundLayer {
             expected,
-            source: Arc::new(source),
-            name,
+            origin: Box::new(Member { source, name }),
         })
-    }
-
-    /// The blob from its beginning, and its length.
-    pub fn open(&self) -> Result<(impl Read + Send + use<>, u64), SourceError> {
-        self.source.open(&self.name)
     }
 }
 
@@ -313,7 +339,11 @@ fn descend(
     wanted: Option<&Platform>,
 ) -> Result<Found, SourceError> {
     for _ in 0..MAX_NESTING {
-        let chosen = choose(source, &candidates, wanted)?;
+        let missing = || SourceError::Missing {
+            path: source.path().to_owned(),
+            name: "image".to_owned(),
+        };
+        let chosen = choose(&candidates, wanted, missing)?;
         let (digest, bytes) = source.blob(&chosen)?;
         let document = document(&digest.to_string(), &bytes)?;
         if let Some(manifests) = document.manifests {
@@ -350,7 +380,7 @@ fn descend(
 }
 
 /// Buildx lists provenance beside the images it belongs to.
-fn is_attestation(descriptor: &Descriptor) -> bool {
+pub(super) fn is_attestation(descriptor: &Descriptor) -> bool {
     descriptor
         .annotations()
         .as_ref()
@@ -368,10 +398,11 @@ fn is_same_name(name: &str, wanted: &str) -> bool {
     }
 }
 
-fn choose(
-    source: &Source,
+/// The one of an index's entries that is made for the platform.
+pub(super) fn choose(
     candidates: &[Descriptor],
     wanted: Option<&Platform>,
+    missing: impl Fn() -> SourceError,
 ) -> Result<Descriptor, SourceError> {
     let platform = |descriptor: &Descriptor| descriptor.platform().as_ref().map(Platform::of);
     if let [only] = candidates
@@ -383,16 +414,16 @@ fn choose(
     let wanted = wanted.unwrap_or(&host);
     candidates
         .iter()
-        .filter(|descriptor| platform(descriptor).is_some_and(|p| wanted.accepts(&p)))
-        // An exact variant before "any".
-        .max_by_key(|descriptor| platform(descriptor).as_ref() == Some(wanted))
-        .cloned()
+        .filter_map(|descriptor| {
+            let fit = wanted.fit(&platform(descriptor)?)?;
+            Some((fit, descriptor))
+        })
+        // The first of the best.
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, descriptor)| descriptor.clone())
         .ok_or_else(|| {
             if candidates.is_empty() {
-                return SourceError::Missing {
-                    path: source.path().to_owned(),
-                    name: "image".to_owned(),
-                };
+                return missing();
             }
             let present: Vec<String> = candidates
                 .iter()
@@ -529,8 +560,10 @@ fn found(
                 blob_bytes,
                 diff_id: diff_id.clone(),
             },
-            source: Arc::clone(source),
-            name,
+            origin: Box::new(Member {
+                source: Arc::clone(source),
+                name,
+            }),
         });
     }
     Ok(Found {

@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::bridge;
@@ -89,9 +90,12 @@ impl Networks {
             .map(|reservation| (reservation.published, reservation.sockets))
             .unzip();
         let record = EndpointRecord { ports, ..record };
-        lock(&self.inner.state)
-            .endpoints
-            .insert(container.id.to_owned(), record.clone());
+        {
+            let mut state = lock(&self.inner.state);
+            let id = container.id.to_owned();
+            state.endpoints.insert(id.clone(), record.clone());
+            state.reserved.insert(id, record.ports.clone());
+        }
 
         let is_new = old.as_ref() != Some(&record);
         let persisted = async {
@@ -109,6 +113,7 @@ impl Networks {
             Ok(()) => self.expose(container, &record).await,
             Err(error) => Err(error),
         };
+        lock(&self.inner.state).reserved.remove(container.id);
         if let Err(error) = outcome {
             self.undo(container, old, is_new).await;
             return Err(error);
@@ -215,28 +220,60 @@ impl Networks {
         unpublished.and(cleaned)
     }
 
-    /// Links die with the namespace, whose teardown the kernel batches: 50 in the time that deleting
-    /// two by hand takes. Only what somebody still holds after a while is deleted, by index, so that
-    /// links of the same name made meanwhile are safe.
+    /// Links die with the namespace, whose teardown the kernel batches. Only what somebody still
+    /// holds after a while is deleted, by index, so that links of the same name made meanwhile are
+    /// safe.
     fn watch_links_die(&self, links: Vec<u32>) {
         if links.is_empty() {
             return;
         }
-        let route = self.inner.route.clone();
+        lock(&self.inner.lingering).extend(&links);
+        let networks = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             tokio::time::sleep(LINGERING).await;
-            let deleted = tokio::task::spawn_blocking(move || {
-                super::with_route(&route, |route| {
-                    for index in links {
-                        link::delete(route, index)?;
-                    }
-                    Ok(())
-                })
-            });
-            if let Ok(Err(error)) = deleted.await {
-                tracing::warn!(%error, "links of a stopped container stay");
+            // An engine that has ended took care of them.
+            let Some(inner) = networks.upgrade() else {
+                return;
+            };
+            let networks = Networks { inner };
+            if let Err(error) = networks.delete_lingering(Some(links)).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "links of a stopped container stay"
+                );
             }
         });
+    }
+
+    /// Deletes what is left of containers that have ended. To be called before the engine ends:
+    /// nobody else comes back for it.
+    pub async fn close(&self) -> Result<(), NetworkError> {
+        self.delete_lingering(None).await
+    }
+
+    /// `None`: all of them.
+    async fn delete_lingering(&self, links: Option<Vec<u32>>) -> Result<(), NetworkError> {
+        let due: Vec<u32> = {
+            let mut lingering = lock(&self.inner.lingering);
+            match links {
+                Some(links) => links
+                    .into_iter()
+                    .filter(|link| lingering.remove(link))
+                    .collect(),
+                None => std::mem::take(&mut *lingering).into_iter().collect(),
+            }
+        };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let route = self.inner.route.clone();
+        tokio::task::spawn_blocking(move || {
+            super::with_route(&route, |route| link::delete_all(route, &due))
+        })
+        .await
+        .map_err(|_panicked| NetworkError::CutOff {
+            container: "stopped containers".to_owned(),
+        })?
     }
 
     /// Gives up a removed container's addresses.
@@ -291,12 +328,16 @@ impl Networks {
             .iter()
             .map(|binding| {
                 port::reserve(binding, |port| {
-                    let firewall = lock(&self.inner.firewall);
-                    let holder = firewall
-                        .holder(port, binding.protocol, binding.host_ip)?
-                        .to_owned();
-                    drop(firewall);
-                    Some(lock(&self.inner.state).name_of(&holder))
+                    let (protocol, host_ip) = (binding.protocol, binding.host_ip);
+                    let published = lock(&self.inner.firewall)
+                        .holder(port, protocol, host_ip)
+                        .map(str::to_owned);
+                    let state = lock(&self.inner.state);
+                    let holder = match &published {
+                        Some(holder) => holder,
+                        None => state.reserved_for(port, protocol, host_ip)?,
+                    };
+                    Some(state.name_of(holder))
                 })
             })
             .collect()

@@ -10,7 +10,7 @@ use super::bridge;
 use super::error::NetworkError;
 use super::files::HostResolver;
 use super::ipam;
-use super::record::Forwarding;
+use super::record::{Forwarding, NetworkRecord, Pool};
 use crate::sys::netlink::Refusal;
 use crate::sys::route::Route;
 
@@ -53,10 +53,60 @@ pub fn taken(route: &mut Route, host: &HostResolver) -> Result<Taken, NetworkErr
         .routes()
         .map_err(failed)?
         .into_iter()
+        .map(|(_, net)| net)
         .filter(ipam::is_taken)
         .chain(host.servers.iter().copied().map(IpNet::from))
         .collect();
     Ok(Taken { addresses, reached })
+}
+
+/// What the host has come to reach by other links although it is in a subnet that was chosen for one
+/// of these networks: sentences for the user. A user who named a subnet knows what it is.
+pub fn intruders<'a>(
+    route: &mut Route,
+    networks: impl Iterator<Item = &'a NetworkRecord>,
+) -> Result<Vec<String>, NetworkError> {
+    let links = route.links().map_err(failed)?;
+    let name = |index: Option<u32>| {
+        let found = links.iter().find(|link| Some(link.index) == index);
+        found.map_or("a link", |link| link.name.as_str())
+    };
+    let addresses = route.addresses().map_err(failed)?;
+    let reached: Vec<(&str, IpNet)> = addresses
+        .into_iter()
+        .map(|(index, net)| (name(Some(index)), net.trunc()))
+        .chain(
+            route
+                .routes()
+                .map_err(failed)?
+                .into_iter()
+                .filter(|(_, net)| ipam::is_taken(net))
+                .map(|(index, net)| (name(index), net)),
+        )
+        .collect();
+    let mut sentences = Vec::new();
+    for network in networks {
+        let is_chosen = |pool: &&Pool| {
+            let configured = network.config.ipam.iter();
+            !configured
+                .filter_map(|wanted| wanted.subnet)
+                .any(|subnet| subnet.trunc() == pool.subnet)
+        };
+        for pool in network.pools.iter().filter(is_chosen) {
+            let intruder = reached
+                .iter()
+                .find(|(link, net)| *link != network.bridge && ipam::overlaps(net, &pool.subnet));
+            if let Some((link, net)) = intruder {
+                sentences.push(format!(
+                    "network {} has {}, and since it was made the host reaches {net} by {link}: \
+                     what of that is in the network's range is not reached any more; `down` and \
+                     `up` choose another range",
+                    network.config.name, pool.subnet
+                ));
+            }
+        }
+    }
+    Ok(sentences)
 }
 
 /// Turns forwarding on where it is off; gives what was changed, for the record and for the way

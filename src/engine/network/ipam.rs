@@ -36,7 +36,7 @@ pub fn is_taken(route: &IpNet) -> bool {
     route.prefix_len() > WIDEST_TAKEN_PREFIX
 }
 
-fn overlaps(a: &IpNet, b: &IpNet) -> bool {
+pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

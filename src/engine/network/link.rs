@@ -20,6 +20,8 @@ use crate::sys::route::{Changes, Link, LinkLocal, Mac, Port, Route, Veth};
 
 /// Of an interface name, without the terminating zero.
 const MAX_NAME_BYTES: usize = 15;
+/// Where the numbers for groups of links begin, away from those that people choose.
+const GROUPS: u32 = 0x7768_0000;
 
 /// One link to make, with everything looked up.
 pub struct LinkPlan {
@@ -350,6 +352,63 @@ pub fn delete(route: &mut Route, index: u32) -> Result<(), NetworkError> {
         // Gone with its namespace.
         Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(()),
         outcome => outcome.map_err(link_error("delete", &format!("number {index}"))),
+    }
+}
+
+/// Deletes a bridge with all ports that are still on it.
+///
+/// A port outlives its container for as long as anything holds the container's namespace: a
+/// connection that waits for a peer who is gone does so for minutes.
+pub fn delete_bridge(route: &mut Route, name: &str) -> Result<(), NetworkError> {
+    let failed = |action| link_error(action, name);
+    let links = route.links().map_err(failed("list the ports of"))?;
+    let Some(bridge) = links.iter().find(|link| link.name == name) else {
+        return Ok(());
+    };
+    let doomed: Vec<u32> = links
+        .iter()
+        .filter(|link| link.index == bridge.index || link.master == Some(bridge.index))
+        .map(|link| link.index)
+        .collect();
+    delete_together(route, &links, &doomed).map_err(failed("delete"))
+}
+
+/// Deletes the links with these indexes, those that exist.
+pub fn delete_all(route: &mut Route, indexes: &[u32]) -> Result<(), NetworkError> {
+    let links = route.links().map_err(link_error("list", "links"))?;
+    delete_together(route, &links, indexes).map_err(link_error("delete", "left-over links"))
+}
+
+/// One grace period of the kernel for all of them. `links`: everything that exists.
+fn delete_together(route: &mut Route, links: &[Link], doomed: &[u32]) -> Result<(), Refusal> {
+    let doomed: Vec<u32> = links
+        .iter()
+        .map(|link| link.index)
+        .filter(|index| doomed.contains(index))
+        .collect();
+    let Some(first) = doomed.first() else {
+        return Ok(());
+    };
+    // A number that nobody uses, since whatever is in the group goes. An index is not given twice, so
+    // engines that do this at the same time begin to look at different ones.
+    let group = (GROUPS ^ first..=u32::MAX)
+        .find(|group| links.iter().all(|link| link.group != *group))
+        .expect("there are more numbers than links");
+    for index in &doomed {
+        let mut changes = Changes::default();
+        changes.set_group(*index, group);
+        gone_is_fine(route.apply(changes))?;
+    }
+    let mut changes = Changes::default();
+    changes.delete_group(group);
+    gone_is_fine(route.apply(changes))
+}
+
+/// Links go by themselves with their namespace.
+fn gone_is_fine(outcome: Result<(), Refusal>) -> Result<(), Refusal> {
+    match outcome {
+        Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(()),
+        outcome => outcome,
     }
 }
 

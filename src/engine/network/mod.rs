@@ -78,6 +78,8 @@ struct Inner {
     firewall: Mutex<Firewall>,
     is_table_watched: AtomicBool,
     route: SharedRoute,
+    /// Links of containers that have ended, whose namespaces have not: by index.
+    lingering: Mutex<BTreeSet<u32>>,
     flows: Flows,
     resolver: Arc<Resolver>,
     /// One network is made or removed at a time, so that two cannot choose the same subnet.
@@ -129,6 +131,7 @@ impl Networks {
                 firewall: Mutex::new(Firewall::new(tag)),
                 is_table_watched: AtomicBool::new(false),
                 route: SharedRoute::default(),
+                lingering: Mutex::default(),
                 flows: Flows::default(),
                 resolver: Arc::new(Resolver::new(resolv_conf)),
                 changing: tokio::sync::Mutex::default(),
@@ -455,16 +458,7 @@ impl Networks {
             .keys()
             .all(|name| *name == record.config.name);
         with_route(&self.inner.route, |route| {
-            let mut changes = Changes::default();
-            changes.delete_link(&record.bridge);
-            match route.apply(changes) {
-                Err(refusal) if refusal.raw_os_error() == libc::ENODEV => Ok(()),
-                outcome => outcome.map_err(|source| NetworkError::Link {
-                    action: "delete",
-                    object: format!("bridge {}", record.bridge),
-                    source,
-                }),
-            }
+            link::delete_bridge(route, &record.bridge)
         })?;
         let mut batch = Batch::default();
         batch.remove(Table::Networks, &record.config.name);
@@ -504,11 +498,12 @@ impl Networks {
     /// What on this host will keep packets from containers although this engine lets them through,
     /// as sentences for the user.
     pub fn warnings(&self) -> Result<Vec<String>, NetworkError> {
-        if lock(&self.inner.state).networks.is_empty() {
+        let networks = lock(&self.inner.state).networks.clone();
+        if networks.is_empty() {
             return Ok(Vec::new());
         }
         let drops = lock(&self.inner.firewall).foreign_drops()?;
-        Ok(drops
+        let mut warnings: Vec<String> = drops
             .into_iter()
             .map(|chain| {
                 format!(
@@ -516,7 +511,11 @@ impl Networks {
                      reach the outside and published ports only as far as it allows"
                 )
             })
-            .collect())
+            .collect();
+        warnings.extend(with_route(&self.inner.route, |route| {
+            host::intruders(route, networks.values())
+        })?);
+        Ok(warnings)
     }
 }
 

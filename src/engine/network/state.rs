@@ -8,6 +8,7 @@ use super::error::NetworkError;
 use super::firewall::PortRule;
 use super::ipam;
 use super::record::{EndpointRecord, Family, Lease, NetworkRecord, Pool, Published};
+use crate::compose::Protocol;
 use crate::plan::EndpointConfig;
 
 #[derive(Default)]
@@ -18,6 +19,9 @@ pub struct State {
     pub endpoints: HashMap<String, EndpointRecord>,
     /// Containers with links, by id, with the names of their networks.
     pub attached: HashMap<String, Vec<String>>,
+    /// Ports that are reserved for containers on their way, by container id: nothing in the kernel
+    /// tells yet whose they are.
+    pub reserved: HashMap<String, Vec<Published>>,
     /// By network and family: the address leased last.
     last: HashMap<(String, Family), IpAddr>,
 }
@@ -57,6 +61,27 @@ impl State {
             .collect();
         names.sort();
         names
+    }
+
+    /// The container on its way that a port is reserved for.
+    pub fn reserved_for(
+        &self,
+        host_port: u16,
+        protocol: Protocol,
+        host_ip: Option<IpAddr>,
+    ) -> Option<&str> {
+        let one = |address: Option<IpAddr>| address.filter(|address| !address.is_unspecified());
+        let host_ip = one(host_ip);
+        let is_it = |port: &Published| {
+            let theirs = one(port.host_ip);
+            port.host_port == host_port
+                && port.protocol == protocol
+                && (theirs.is_none() || host_ip.is_none() || theirs == host_ip)
+        };
+        self.reserved
+            .iter()
+            .find(|(_, ports)| ports.iter().any(is_it))
+            .map(|(container, _)| container.as_str())
     }
 
     pub fn name_of(&self, container: &str) -> String {

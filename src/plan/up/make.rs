@@ -243,7 +243,9 @@ impl<'a> Up<'a> {
     ) -> NodeIndex {
         let service = &self.project.services[name];
         let mut after: BTreeSet<NodeIndex> = BTreeSet::new();
-        if !self.machine.observed.images.contains_key(&config.image) {
+        let is_there = self.machine.observed.images.contains_key(&config.image);
+        // One that is there may be made for another platform, which the step finds out (Q4).
+        if !is_there || config.platform.is_some() {
             let key = (config.image.clone(), config.platform.clone());
             let node = match self.images.get(&key) {
                 Some(node) => *node,
@@ -258,7 +260,12 @@ impl<'a> Up<'a> {
                             .or_else(|| service.pull_policy.clone()),
                         platform: config.platform.clone(),
                     };
-                    let reason = format!("image {} is not there yet", config.image);
+                    let reason = match (is_there, &config.platform) {
+                        (true, Some(platform)) => {
+                            format!("image {} has to be one for {platform}", config.image)
+                        }
+                        _ => format!("image {} is not there yet", config.image),
+                    };
                     let path = format!("services.{name}.image");
                     let node = self
                         .builder

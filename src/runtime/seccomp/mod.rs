@@ -59,6 +59,54 @@ impl Filter {
         kernel::load(&self.program, self.flags)
     }
 
+    /// For another process of this program on this machine.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let instructions = self.program.iter().flat_map(|instruction| {
+            let [code_low, code_high] = instruction.code.to_ne_bytes();
+            let [a, b, c, d] = instruction.k.to_ne_bytes();
+            [
+                code_low,
+                code_high,
+                instruction.jt,
+                instruction.jf,
+                a,
+                b,
+                c,
+                d,
+            ]
+        });
+        let n = u32::try_from(self.program.len()).unwrap_or(u32::MAX);
+        let head = [self.flags.to_ne_bytes(), n.to_ne_bytes()];
+        head.into_iter().flatten().chain(instructions).collect()
+    }
+
+    /// What [`Filter::to_bytes`] made; `None` for what it cannot have made.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Filter> {
+        let (flags, bytes) = bytes.split_first_chunk()?;
+        let (n, instructions) = bytes.split_first_chunk()?;
+        let (instructions, rest) = instructions.as_chunks::<8>();
+        let program = instructions
+            .iter()
+            .map(
+                |[code_low, code_high, jt, jf, a, b, c, d]| kernel::Instruction {
+                    code: u16::from_ne_bytes([*code_low, *code_high]),
+                    jt: *jt,
+                    jf: *jf,
+                    k: u32::from_ne_bytes([*a, *b, *c, *d]),
+                },
+            )
+            .collect::<Vec<_>>();
+        // Half a filter may be a valid one that allows more.
+        let n = usize::try_from(u32::from_ne_bytes(*n)).ok();
+        let is_whole = rest.is_empty() && n == Some(program.len());
+        is_whole.then_some(Filter {
+            program,
+            flags: u32::from_ne_bytes(*flags),
+        })
+    }
+
     /// Number of BPF instructions.
     pub fn n_instructions(&self) -> usize {
         self.program.len()

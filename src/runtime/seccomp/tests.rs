@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use super::interpreter::{Data, run};
 use super::numbers::{N, NUMBERS};
 use super::rules::Abi;
-use super::{Environment, compile, default_filter, parse, profile};
+use super::{Environment, Filter, compile, default_filter, parse, profile};
 use crate::runtime::capabilities;
 use crate::sys::seccomp as kernel;
 
@@ -176,6 +176,17 @@ fn assert_equivalent(spec: &LinuxSeccomp) {
         }
     }
     assert!(compared > 50_000);
+}
+
+#[test]
+fn a_filter_is_handed_on_whole_or_not_at_all() {
+    let filter = default_filter();
+    let bytes = filter.to_bytes();
+    let copy = Filter::from_bytes(&bytes).unwrap();
+    assert_eq!((&copy.program, copy.flags), (&filter.program, filter.flags));
+    for n in 0..bytes.len() {
+        assert!(Filter::from_bytes(&bytes[..n]).is_none(), "{n} bytes");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! Compatibility: fields are only added, with defaults; `version` tells what a shim understands.
 
 pub mod log;
+pub mod parts;
 
 use std::path::PathBuf;
 
@@ -49,6 +50,12 @@ pub struct Bundle {
     pub rootfs: Rootfs,
     /// Where stdout and stderr are recorded; see [`log`] for the format.
     pub log_path: PathBuf,
+    /// How much of it is kept; `None`: everything. See [`parts`].
+    #[serde(default)]
+    pub log_rotation: Option<parts::Rotation>,
+    /// Begin a new part: the last one may end in half a record, because its writer was killed.
+    #[serde(default)]
+    pub is_log_torn: bool,
     /// `USER`, `user:`: name or uid, optionally `:group`. Resolved inside the container's root, from
     /// its own passwd and group files (HAZARDS S13–S15). `None` and empty are root.
     #[serde(default)]

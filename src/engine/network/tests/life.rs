@@ -383,3 +383,56 @@ fn a_restart_does_not_wait_for_the_last_link() {
         .await;
     });
 }
+
+#[test]
+fn links_whose_namespace_lives_on_go_with_their_network() {
+    on_host(|host| async move {
+        let record = host.network("front", false).await;
+        host.network("back", false).await;
+        let (near_ns, _) = Container::new("near-1", &["back"])
+            .start(&host.networks)
+            .await;
+        let mut kept = Vec::new();
+        for name in ["web-1", "web-2"] {
+            let (netns, _) = Container::new(name, &["front"]).start(&host.networks).await;
+            // As a connection does whose peer is gone.
+            kept.push(netns);
+            let id = Container::new(name, &[]).id;
+            host.networks.detach(&id).await.unwrap();
+            host.networks.release(&id).await.unwrap();
+        }
+        let before = names_of_links();
+        host.networks.remove("front").await.unwrap();
+        let ports: Vec<String> = ["web-1", "web-2"]
+            .iter()
+            .flat_map(|name| bridge::port_names(TAG, &Container::new(name, &[]).id, "front"))
+            .collect();
+        let expected: Vec<String> = before
+            .iter()
+            .filter(|name| **name != record.bridge && !ports.contains(name))
+            .cloned()
+            .collect();
+        assert_eq!(
+            before.len(),
+            expected.len() + 3,
+            "two ports and the bridge: {before:?}"
+        );
+        assert_eq!(names_of_links(), expected);
+        drop((near_ns, kept));
+    });
+}
+
+#[test]
+fn an_engine_that_ends_leaves_no_link_of_ended_containers() {
+    on_host(|host| async move {
+        host.network("front", false).await;
+        let bridges = names_of_links();
+        let web = Container::new("web-1", &["front"]);
+        let (kept, _) = web.start(&host.networks).await;
+        host.networks.detach(&web.id).await.unwrap();
+        assert_ne!(names_of_links(), bridges, "somebody holds the namespace");
+        host.networks.close().await.unwrap();
+        assert_eq!(names_of_links(), bridges);
+        drop(kept);
+    });
+}

@@ -259,6 +259,29 @@ fn foreign_tables_that_drop_are_named_and_links_are_guarded() {
 }
 
 #[test]
+fn a_route_that_comes_later_into_a_chosen_subnet_is_told_of() {
+    on_host(|host| async move {
+        let _outside = outside();
+        let front = host.network("front", false).await;
+        assert_eq!(host.networks.warnings().unwrap(), [""; 0]);
+        // As a VPN does that is switched on.
+        let subnet = front.pools[0].subnet;
+        let wide = IpNet::new(subnet.addr(), subnet.prefix_len() - 4)
+            .unwrap()
+            .trunc();
+        let added = Command::new("ip")
+            .args(["route", "add", &wide.to_string(), "dev", "uplink"])
+            .status();
+        assert!(added.unwrap().success());
+        let warnings = host.networks.warnings().unwrap();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for part in ["front", &subnet.to_string(), &wide.to_string(), "uplink"] {
+            assert!(warnings[0].contains(part), "{part} in {warnings:?}");
+        }
+    });
+}
+
+#[test]
 fn neighbours_are_kept_apart_without_icc() {
     on_host(|host| async move {
         let mut config = NetworkConfig {

@@ -1,0 +1,326 @@
+//! Pulls, pushes and logins: in Docker's terms, and as reports for our own client.
+//!
+//! A client that goes away gives its pull up: what was fetched is kept for the next one.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::error::ApiError;
+use crate::api::Host;
+use crate::api::wire::registry::{AuthAnswer, AuthConfig, ImageTransfer, progress_line};
+use crate::plan::Logins;
+use crate::reconcile::{BackendError, ImageProgress, ImageRequest, Report, Status, Subject};
+
+/// Lines that wait for a slow client.
+const BACKLOG: usize = 64;
+
+/// `POST /auth`.
+pub(super) async fn auth<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<AuthConfig>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    let Json(auth) = body?;
+    let server = auth.serveraddress.clone();
+    let identity_token = auth.identitytoken.clone();
+    shared
+        .host
+        .authenticate(registry_of(&server), auth.into_login())
+        .await?;
+    Ok(Json(AuthAnswer {
+        status: "Login Succeeded".to_owned(),
+        identity_token,
+    })
+    .into_response())
+}
+
+/// A server as clients write it: with scheme and path, and Docker Hub by its old address.
+fn registry_of(server: &str) -> &str {
+    let name = server
+        .strip_prefix("https://")
+        .or_else(|| server.strip_prefix("http://"))
+        .unwrap_or(server);
+    match name.split('/').next().unwrap_or(name) {
+        "" | "docker.io" | "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
+/// The registry in front of an image name.
+fn registry_of_image(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => registry_of(host),
+        _ => "docker.io",
+    }
+}
+
+/// The login of a request that is about one image: whoever sends it means that image's registry.
+fn logins(headers: &HeaderMap, reference: &str) -> Logins {
+    let header = headers.get("x-registry-auth");
+    let header = header.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let login = AuthConfig::from_header(header).into_login();
+    let mut logins = Logins::default();
+    if !login.is_empty() {
+        logins
+            .0
+            .insert(registry_of_image(reference).to_owned(), login);
+    }
+    logins
+}
+
+/// What a client sees of a transfer, one value after the other.
+enum Event {
+    Progress(ImageProgress),
+    Ended(Result<(), BackendError>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Pull,
+    Push,
+}
+
+/// Carries a transfer out; it is given up when nobody reads the events any more.
+fn begin<H: Host>(
+    shared: Arc<Shared<H>>,
+    request: ImageRequest,
+    direction: Direction,
+) -> mpsc::Receiver<Event> {
+    let (events, receiver) = mpsc::channel(BACKLOG);
+    tokio::spawn(async move {
+        let (progress, mut progressed) = mpsc::unbounded_channel();
+        let host = &shared.host;
+        let work = async {
+            match direction {
+                Direction::Pull => host.ensure_image(&request, progress).await.map(drop),
+                Direction::Push => host.push_image(&request, progress).await,
+            }
+        };
+        let told = async {
+            while let Some(progress) = progressed.recv().await {
+                if events.send(Event::Progress(progress)).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let both = async { tokio::join!(work, told).0 };
+        tokio::select! {
+            // Cancel safe: the work is not asked for again.
+            ended = both => {
+                // A client that has gone needs no last word.
+                let _ = events.send(Event::Ended(ended)).await;
+            }
+            // Dropping the work gives it up.
+            () = events.closed() => (),
+            () = shared.closing.cancelled() => (),
+        }
+    });
+    receiver
+}
+
+fn events(receiver: mpsc::Receiver<Event>) -> impl Stream<Item = Event> + Send + 'static {
+    futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let event = receiver.recv().await?;
+        Some((event, receiver))
+    })
+}
+
+/// Docker's stream for `docker pull` and `docker push`: a JSON object a line, a failure in the last.
+/// What fails before there is anything to tell is an HTTP status.
+async fn docker_stream<H: Host>(
+    shared: Arc<Shared<H>>,
+    request: ImageRequest,
+    direction: Direction,
+    first: Value,
+) -> Result<Response, ApiError> {
+    let reference = request.reference.clone();
+    let mut is_new = true;
+    let mut receiver = begin(shared, request, direction);
+    let mut early = Vec::new();
+    loop {
+        match receiver.recv().await {
+            Some(Event::Ended(Err(error))) => return Err(error.into()),
+            Some(Event::Progress(progress)) if progress.part == reference => {
+                early.push(Event::Progress(progress));
+            }
+            Some(event) => {
+                early.push(event);
+                break;
+            }
+            None => break,
+        }
+    }
+    let told = futures_util::stream::iter(early).chain(events(receiver));
+    let told = told.map(move |event| match event {
+        Event::Progress(progress) if progress.part == reference => {
+            is_new &= progress.status != "up to date";
+            match progress.status.strip_prefix("digest: ") {
+                Some(digest) => vec![json!({"status": format!("Digest: {digest}")})],
+                None => Vec::new(),
+            }
+        }
+        Event::Progress(progress) => vec![progress_line(&progress)],
+        Event::Ended(Ok(())) if direction == Direction::Push => Vec::new(),
+        Event::Ended(Ok(())) => {
+            let status = match is_new {
+                true => format!("Status: Downloaded newer image for {reference}"),
+                false => format!("Status: Image is up to date for {reference}"),
+            };
+            vec![json!({ "status": status })]
+        }
+        Event::Ended(Err(error)) => vec![json!({
+            "errorDetail": {"message": error.message},
+            "error": error.message,
+        })],
+    });
+    let lines = futures_util::stream::iter([vec![first]])
+        .chain(told)
+        .map(|values| {
+            let mut text = Vec::new();
+            for value in values {
+                text.extend_from_slice(value.to_string().as_bytes());
+                text.extend_from_slice(b"\r\n");
+            }
+            Ok::<_, Infallible>(Bytes::from(text))
+        });
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(lines),
+    )
+        .into_response())
+}
+
+/// `POST /wharf/v1/images/pull`.
+pub(super) async fn pull<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<ImageTransfer>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    Ok(reports(shared, body?.0, Direction::Pull))
+}
+
+/// `POST /wharf/v1/images/push`.
+pub(super) async fn push<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<ImageTransfer>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    Ok(reports(shared, body?.0, Direction::Push))
+}
+
+fn reports<H: Host>(
+    shared: Arc<Shared<H>>,
+    transfer: ImageTransfer,
+    direction: Direction,
+) -> Response {
+    let reference = transfer.reference.clone();
+    let request = ImageRequest {
+        reference: transfer.reference,
+        pull_policy: Some("always".to_owned()),
+        platform: transfer.platform,
+        logins: transfer.logins,
+    };
+    let (working, ended) = match direction {
+        Direction::Pull => (Status::Pulling, Status::Pulled),
+        Direction::Push => (Status::Pushing, Status::Pushed),
+    };
+    let subject = Subject::Image(reference.clone());
+    let about = |status, text: &str| Report::Progress {
+        subject: subject.clone(),
+        status,
+        text: text.to_owned(),
+    };
+    let first = about(working, "");
+    let last = about(ended, "");
+    let failed = {
+        let subject = subject.clone();
+        move |text: &str| Report::Progress {
+            subject: subject.clone(),
+            status: Status::Error,
+            text: text.to_owned(),
+        }
+    };
+    let told = events(begin(shared, request, direction)).map(move |event| match event {
+        Event::Progress(progress) => vec![Report::Image {
+            reference: reference.clone(),
+            progress,
+        }],
+        Event::Ended(Ok(())) => vec![last.clone(), Report::Done { n_steps: 1 }],
+        Event::Ended(Err(error)) => vec![
+            failed(&error.message),
+            Report::Failed {
+                error,
+                kept: Vec::new(),
+            },
+        ],
+    });
+    let lines = futures_util::stream::iter([vec![first]])
+        .chain(told)
+        .map(|reports| {
+            let mut text = Vec::new();
+            for report in reports {
+                let line = serde_json::to_vec(&report);
+                text.extend(line.expect("reports are plain data with string keys"));
+                text.push(b'\n');
+            }
+            Ok::<_, Infallible>(Bytes::from(text))
+        });
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response()
+}
+
+/// `POST /images/create?fromImage=…` as Docker has it.
+pub(super) async fn docker_pull<H: Host>(
+    shared: Arc<Shared<H>>,
+    headers: &HeaderMap,
+    from_image: &str,
+    tag: &str,
+    platform: &str,
+) -> Result<Response, ApiError> {
+    let reference = match tag {
+        "" => from_image.to_owned(),
+        digest if digest.contains(':') => format!("{from_image}@{digest}"),
+        tag => format!("{from_image}:{tag}"),
+    };
+    let request = ImageRequest {
+        logins: logins(headers, &reference),
+        reference,
+        pull_policy: Some("always".to_owned()),
+        platform: Some(platform.to_owned()).filter(|platform| !platform.is_empty()),
+    };
+    let tag = if tag.is_empty() { "latest" } else { tag };
+    let first = json!({"status": format!("Pulling from {from_image}"), "id": tag});
+    docker_stream(shared, request, Direction::Pull, first).await
+}
+
+/// `POST /images/{name}/push?tag=…` as Docker has it.
+pub(super) async fn docker_push<H: Host>(
+    shared: Arc<Shared<H>>,
+    headers: &HeaderMap,
+    name: &str,
+    tag: &str,
+) -> Result<Response, ApiError> {
+    let reference = match tag {
+        "" => name.to_owned(),
+        tag => format!("{name}:{tag}"),
+    };
+    let request = ImageRequest {
+        logins: logins(headers, &reference),
+        reference,
+        ..ImageRequest::default()
+    };
+    let first = json!({"status": format!("The push refers to repository [{name}]")});
+    docker_stream(shared, request, Direction::Push, first).await
+}

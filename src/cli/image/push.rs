@@ -1,0 +1,43 @@
+//! `wharf image push`.
+
+use clap::Args;
+
+use super::pull::show;
+use crate::api::wire::registry::ImageTransfer;
+use crate::cli::command::with_engine;
+use crate::cli::credentials;
+use crate::cli::globals::Context;
+use crate::cli::output::Failure;
+
+/// Hand an image to the registry that its name says
+///
+/// Layers that the registry has already are not sent.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    wharf image tag app registry.example.com/team/app:1\n  \
+    wharf image push registry.example.com/team/app:1")]
+pub struct Push {
+    /// Name of the image, with its registry and tag [default tag: latest]
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: String,
+    /// Do not show how it is pushed
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Without effect: there is no content trust, and scripts that switch it off may go on
+    #[arg(long, hide = true)]
+    pub disable_content_trust: bool,
+}
+
+impl Push {
+    pub fn run(self, context: &Context) -> Result<(), Failure> {
+        let transfer = ImageTransfer {
+            logins: credentials::for_references(context, std::iter::once(self.name.as_str())),
+            reference: self.name,
+            platform: None,
+        };
+        with_engine(context, async |client| {
+            let reports = client.push_image(&transfer).await?;
+            show(context, reports, self.quiet).await
+        })
+    }
+}
