@@ -138,6 +138,11 @@ impl ImageHost for Engine {
         .await
     }
 
+    async fn n_images(&self) -> Result<usize, BackendError> {
+        let engine = self.clone();
+        blocking(move || Ok(engine.images().count()?)).await
+    }
+
     async fn inspect_image(&self, name: &str) -> Result<ImageInspect, BackendError> {
         let (engine, name) = (self.clone(), name.to_owned());
         blocking(move || {
@@ -182,7 +187,7 @@ impl ImageHost for Engine {
         blocking(move || Ok(engine.images().tag(&name, &reference(&to)?)?)).await
     }
 
-    async fn remove_image(&self, name: &str, force: bool) -> Result<Vec<DeleteItem>, BackendError> {
+    async fn delete_image(&self, name: &str, force: bool) -> Result<Vec<DeleteItem>, BackendError> {
         let (engine, name) = (self.clone(), name.to_owned());
         blocking(move || {
             let users = engine.image_users();

@@ -21,6 +21,8 @@ pub trait ImageHost: Send + Sync {
         filters: ImageFilters,
     ) -> impl Future<Output = Result<Vec<ImageSummary>, BackendError>> + Send;
 
+    fn n_images(&self) -> impl Future<Output = Result<usize, BackendError>> + Send;
+
     fn inspect_image(
         &self,
         name: &str,
@@ -38,7 +40,7 @@ pub trait ImageHost: Send + Sync {
         reference: &str,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    fn remove_image(
+    fn delete_image(
         &self,
         name: &str,
         force: bool,

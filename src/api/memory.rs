@@ -176,6 +176,9 @@ impl Backend for Memory {
     async fn create_volume(&self, _: &VolumeConfig) -> Result<(), BackendError> {
         not_asked()
     }
+    async fn remove_image(&self, _: &str) -> Result<(), BackendError> {
+        not_asked()
+    }
     async fn remove_volume(&self, _: &str) -> Result<(), BackendError> {
         not_asked()
     }

@@ -50,6 +50,10 @@ impl ImageHost for Memory {
         Ok(images)
     }
 
+    async fn n_images(&self) -> Result<usize, BackendError> {
+        Ok(self.images.lock().unwrap().len())
+    }
+
     async fn inspect_image(&self, name: &str) -> Result<ImageInspect, BackendError> {
         let image = self.image(name)?;
         let json = serde_json::json!({
@@ -74,7 +78,7 @@ impl ImageHost for Memory {
         Ok(())
     }
 
-    async fn remove_image(&self, name: &str, _: bool) -> Result<Vec<DeleteItem>, BackendError> {
+    async fn delete_image(&self, name: &str, _: bool) -> Result<Vec<DeleteItem>, BackendError> {
         let id = self.image(name)?.id;
         self.images.lock().unwrap().retain(|image| image.id != id);
         Ok(vec![DeleteItem {

@@ -611,3 +611,109 @@ async fn l6_no_client_is_lost_to_an_engine_that_ends() {
         server.await.unwrap().unwrap();
     }
 }
+
+fn image(id: &str, tags: &[&str]) -> super::wire::image::ImageSummary {
+    super::wire::image::ImageSummary {
+        id: id.to_owned(),
+        repo_tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn names_of_images_may_hold_slashes() {
+    let served = serve(Vec::new()).await;
+    let images = [
+        image("sha256:1", &["ghcr.io/a/b:1"]),
+        image("sha256:2", &[]),
+    ];
+    *served.engine.images.lock().unwrap() = images.to_vec();
+    let client = &served.client;
+    assert_eq!(client.images("").await.unwrap().len(), 2);
+    let only = client
+        .images(r#"{"reference":["ghcr.io/*/*"]}"#)
+        .await
+        .unwrap();
+    assert_eq!(only[0].id, "sha256:1");
+    assert_eq!(
+        client.inspect_image("ghcr.io/a/b:1").await.unwrap().id,
+        "sha256:1"
+    );
+    client
+        .tag_image("ghcr.io/a/b:1", "localhost:5000/x/y")
+        .await
+        .unwrap();
+    assert_eq!(
+        client.inspect_image("localhost:5000/x/y").await.unwrap().id,
+        "sha256:1"
+    );
+    client.image_history("localhost:5000/x/y").await.unwrap();
+    let removed = client
+        .remove_image("localhost:5000/x/y", false)
+        .await
+        .unwrap();
+    assert_eq!(removed[0].deleted.as_deref(), Some("sha256:1"));
+    let missing = client.inspect_image("ghcr.io/a/b:1").await.unwrap_err();
+    let ClientError::Engine(missing) = missing else {
+        panic!("{missing}")
+    };
+    assert_eq!(missing.kind, FailureKind::NotFound);
+    for path in [
+        "/images/a/b/nonsense",
+        "/images/json?filters=x",
+        "/images/get",
+    ] {
+        let answer = served.get(path).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn archives_are_streams_and_their_failures_have_hints() {
+    let served = serve(Vec::new()).await;
+    *served.engine.images.lock().unwrap() = vec![image("sha256:1", &["a:1"])];
+    // More than any other request may hold.
+    let piece = Bytes::from(vec![0; 1 << 20]);
+    let pieces = futures_util::stream::iter((0..40).map(move |_| Ok(piece.clone())));
+    let mut lines = served
+        .client
+        .load_images("linux/arm64", pieces)
+        .await
+        .unwrap();
+    let mut texts = Vec::new();
+    while let Some(line) = lines.next().await {
+        texts.extend(line.unwrap().stream);
+    }
+    assert_eq!(texts, ["41943040 bytes for Some(\"linux/arm64\")"]);
+    let nothing = futures_util::stream::empty();
+    let mut lines = served.client.load_images("", nothing).await.unwrap();
+    let mut last = None;
+    while let Some(line) = lines.next().await {
+        last = Some(line);
+    }
+    let Some(Err(ClientError::Engine(error))) = last else {
+        panic!("no failure")
+    };
+    assert_eq!(
+        (&*error.message, &*error.hints[0]),
+        ("it is empty", "send something")
+    );
+    let mut archive = served
+        .client
+        .save_images(&["a:1".to_owned()])
+        .await
+        .unwrap();
+    assert_eq!(archive.next().await.unwrap().unwrap(), "a:1");
+    assert!(archive.next().await.is_none());
+    assert!(served.client.save_images(&["b".to_owned()]).await.is_err());
+    // A pull is somebody else's business, and a source that a client names is nobody's.
+    for source in ["http://169.254.169.254/x", ""] {
+        let request = format!(
+            "POST /images/create?fromSrc={source} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        assert!(
+            served.raw(&request).await.starts_with("HTTP/1.1 501"),
+            "{source}"
+        );
+    }
+}

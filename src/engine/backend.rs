@@ -82,6 +82,17 @@ impl Backend for Engine {
         Ok(())
     }
 
+    async fn remove_image(&self, reference: &str) -> Result<(), BackendError> {
+        let (images, users) = (self.shared.images.clone(), self.image_users());
+        let reference = reference.to_owned();
+        let work = tokio::task::spawn_blocking(move || images.remove(&reference, false, &users));
+        match work.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(EngineError::from(error).into()),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
     async fn remove_volume(&self, name: &str) -> Result<(), BackendError> {
         let users = self.shared.volume_users(name);
         match self

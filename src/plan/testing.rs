@@ -158,6 +158,17 @@ impl World {
         Ok(known.entry(reference.to_owned()).or_insert(id).clone())
     }
 
+    /// Whether it was there and nobody uses it.
+    pub fn remove_image(&mut self, reference: &str) -> Option<bool> {
+        let known = self.observed.images.contains_key(reference);
+        let mut containers = self.observed.containers.iter();
+        let is_used = containers.any(|container| container.image == reference);
+        if known && !is_used {
+            self.observed.images.remove(reference);
+        }
+        known.then_some(!is_used)
+    }
+
     pub fn create_network(&mut self, config: &NetworkConfig) -> Answer {
         if self.observed.networks.iter().any(|n| n.name == config.name) {
             return Err(format!("network {} exists", config.name));

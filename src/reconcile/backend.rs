@@ -61,6 +61,13 @@ pub trait Backend: Send + Sync + 'static {
         progress: mpsc::UnboundedSender<ImageProgress>,
     ) -> impl Future<Output = Result<String, BackendError>> + Send;
 
+    /// Takes a name away from an image, and with its last name the image. `Conflict` if a container
+    /// was made from it.
+    fn remove_image(
+        &self,
+        reference: &str,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
     /// Hands an image that is there to the registry that its name says. Dropping the future gives
     /// it up.
     fn push_image(

@@ -11,7 +11,7 @@ use futures_util::future::try_join_all;
 
 use super::execute::{Outcome, Reports, execute};
 use super::wait::{Wanted, wait};
-use super::{Backend, Failure, Report, Status, Subject};
+use super::{Backend, BackendError, Failure, FailureKind, Report, Status, Subject};
 use crate::compose::Project;
 use crate::plan::{
     self, DownOptions, ExecuteOptions, KillOptions, Observed, Plan, PlanError, PullOptions,
@@ -103,8 +103,51 @@ pub async fn down<B: Backend>(
     reports: Reports,
 ) -> Result<usize, Failure> {
     let make = |observed: &Observed| plan::down(project, observed, options);
-    let result = run_once(&backend, project, make, &options.execute, &reports).await;
+    let mut result = run_once(&backend, project, make, &options.execute, &reports).await;
+    if let (Ok(n_steps), Some(which)) = (&mut result, options.rmi)
+        && !options.execute.plan_only
+    {
+        // Only now: while its containers are there an image is in use.
+        let images = plan::removable_images(project, which);
+        match remove_images(&*backend, &images, &reports).await {
+            Ok(n_removed) => *n_steps += n_removed,
+            Err(error) => result = Err(error.into()),
+        }
+    }
     conclude(result, &reports)
+}
+
+/// Removes what can be removed; an image that somebody else uses is no failure.
+async fn remove_images<B: Backend>(
+    backend: &B,
+    images: &[String],
+    reports: &Reports,
+) -> Result<usize, BackendError> {
+    let mut n_removed = 0;
+    for image in images {
+        let tell = |status, text: &str| {
+            let _ = reports.send(Report::Progress {
+                subject: Subject::Image(image.clone()),
+                status,
+                text: text.to_owned(),
+            });
+        };
+        match backend.remove_image(image).await {
+            Ok(()) => {
+                tell(Status::Removed, "");
+                n_removed += 1;
+            }
+            Err(error) if error.kind == FailureKind::NotFound => {}
+            Err(error) if error.kind == FailureKind::Conflict => {
+                tell(Status::Skipped, "it is still in use");
+            }
+            Err(error) => {
+                tell(Status::Error, &error.message);
+                return Err(error);
+            }
+        }
+    }
+    Ok(n_removed)
 }
 
 /// Stops containers, dependents first.

@@ -219,6 +219,19 @@ impl Backend for Engine {
         self.call(format!("volume+ {}", config.name), act).await
     }
 
+    async fn remove_image(&self, reference: &str) -> Result<(), BackendError> {
+        let act = |world: &mut World| Ok(world.remove_image(reference));
+        let kind = match self.call(format!("image- {reference}"), act).await? {
+            Some(true) => return Ok(()),
+            Some(false) => FailureKind::Conflict,
+            None => FailureKind::NotFound,
+        };
+        Err(BackendError {
+            kind,
+            ..refused("the image stays")
+        })
+    }
+
     async fn remove_volume(&self, name: &str) -> Result<(), BackendError> {
         let act = |world: &mut World| world.remove_volume(name);
         self.call(format!("volume- {name}"), act).await

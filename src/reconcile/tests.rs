@@ -514,6 +514,47 @@ async fn down_goes_on_after_a_failure_and_collects_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn down_takes_the_images_along_that_nobody_else_uses() {
+    let engine = engine(Memory::new());
+    let project = project("web: db\ndb:");
+    run_up(&engine, &project, &UpOptions::default())
+        .await
+        .0
+        .unwrap();
+    let images: Vec<String> = engine.world().observed.images.keys().cloned().collect();
+    assert!(!images.is_empty());
+    let options = DownOptions {
+        rmi: Some(crate::plan::RemoveImages::All),
+        ..DownOptions::default()
+    };
+    let run_down = async || {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let result = down(Arc::clone(&engine), &project, &options, sender).await;
+        (result, lines(receiver))
+    };
+    // Somebody else has a container of the same images.
+    let mut foreign = engine.world().observed.containers[0].clone();
+    foreign.id = "f".repeat(64);
+    foreign.name = "foreign".to_owned();
+    foreign.labels.clear();
+    engine.world().observed.containers.push(foreign);
+    let (result, told) = run_down().await;
+    result.unwrap();
+    assert!(
+        told.iter()
+            .any(|line| line.starts_with("Image ") && line.contains("Skipped")),
+        "{told:?}"
+    );
+    engine.world().observed.containers.clear();
+    let (result, told) = run_down().await;
+    result.unwrap();
+    assert!(told.iter().any(|line| line.contains("Removed")), "{told:?}");
+    assert!(engine.world().observed.images.is_empty());
+    // What is not there is not missed.
+    assert_eq!(run_down().await.0, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn stop_start_and_restart_follow_the_graph() {
     let memory = Memory::new()
         .life("demo-db-1", healthy(1_000))

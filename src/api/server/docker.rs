@@ -100,6 +100,7 @@ pub(super) async fn info<H: Host>(
         containers_running: running,
         containers_paused: paused,
         containers_stopped: containers.len() - running - paused,
+        images: shared.host.n_images().await?,
         driver: "overlay2".to_owned(),
         logging_driver: "json-file".to_owned(),
         cgroup_driver: "cgroupfs".to_owned(),

@@ -119,7 +119,7 @@ pub(super) async fn remove<H: Host>(
     query: Result<Query<RemoveQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
-    let items = shared.host.remove_image(&name, is_true(&query.force));
+    let items = shared.host.delete_image(&name, is_true(&query.force));
     Ok(Json(items.await?).into_response())
 }
 

@@ -50,6 +50,7 @@ pub struct Info {
     pub containers_running: usize,
     pub containers_paused: usize,
     pub containers_stopped: usize,
+    pub images: usize,
     pub driver: String,
     pub logging_driver: String,
     pub cgroup_driver: String,

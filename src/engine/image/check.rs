@@ -73,8 +73,8 @@ impl Images {
         self.inner.damage(&id, depth, &mut HashMap::new())
     }
 
-    /// Checks images, all when none is named. What is damaged loses its record, so that whoever
-    /// makes the image present again gets it anew and nothing else; a local source is asked at
+    /// Checks images, all when none is named. A damaged layer is taken away, so that whoever makes
+    /// the image present again gets it anew and nothing else; a local source is asked at
     /// once. Layers of containers stay as they are: taking them away helps nobody.
     pub fn check(&self, names: &[String], users: &[ImageUser]) -> Result<Vec<Checked>, ImageError> {
         let mut ids = Vec::new();
@@ -259,10 +259,10 @@ impl Inner {
         Err(failure)
     }
 
-    /// Takes the records of damaged layers away. Refused for layers of which a container is made:
+    /// Takes damaged layers and their records away. Refused for layers of which a container is made:
     /// it would lose its files in the middle.
     fn forget(&self, damage: &[Damage], users: &[ImageUser]) -> Result<(), ImageError> {
-        let _steady = lock(&self.leases);
+        let steady = lock(&self.leases);
         let mut batch = Batch::default();
         let damaged: Vec<&Digest> = damage
             .iter()
@@ -288,9 +288,18 @@ impl Inner {
                 });
             }
         }
+        // Out of their places first: a record without its directory is a missing layer to everybody,
+        // so that whatever interrupts this, the next pull gets it again.
+        let mut set_aside = Vec::new();
         for chain_id in damaged {
+            set_aside.extend(self.content.set_aside(chain_id.hex())?);
             batch.remove(Table::Snapshots, &chain_id.to_string());
         }
-        Ok(self.store.commit(batch)?)
+        self.store.commit(batch)?;
+        drop(steady);
+        for aside in set_aside {
+            self.content.delete(aside)?;
+        }
+        Ok(())
     }
 }

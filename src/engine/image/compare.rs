@@ -4,7 +4,7 @@
 //! other things are there (empty files, symlinks, directories, owners and modes) is looked up entry
 //! by entry. Times are left out: not every file system keeps them as exactly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
 use super::entry_path::{clean, in_root, split};
-use super::extract::{AUFS, OPAQUE, WHITEOUT};
+use super::extract::{AUFS, OPAQUE, WHITEOUT, kernel_path};
 use super::layer::{LayerError, Limits};
 use super::tar_stream::{EntryKind, Streamed, TarEntry, TarError, TarStream};
 use crate::sys::beneath;
@@ -28,8 +28,10 @@ pub fn first_difference(
     let mut tar = TarStream::new(Streamed(archive));
     let mut comparison = Comparison {
         root: layer,
+        root_path: kernel_path(layer),
         last_parent: None,
-        different: BTreeSet::new(),
+        symlinks: HashSet::new(),
+        different: BTreeMap::new(),
     };
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         comparison.look_at(&entry)?;
@@ -37,7 +39,7 @@ pub fn first_difference(
     // Whoever writes the archive must not find the reader gone.
     let Streamed(mut rest) = tar.into_inner();
     std::io::copy(&mut rest, &mut std::io::sink()).map_err(LayerError::Read)?;
-    Ok(comparison.different.pop_first())
+    Ok(comparison.different.pop_first().map(|(path, _)| path))
 }
 
 fn tar_error(error: TarError) -> LayerError {
@@ -49,9 +51,14 @@ fn tar_error(error: TarError) -> LayerError {
 
 struct Comparison<'a> {
     root: BorrowedFd<'a>,
-    last_parent: Option<(PathBuf, OwnedFd)>,
-    /// A later entry of the same path may be what is on the disk; then it is taken out again.
-    different: BTreeSet<PathBuf>,
+    root_path: PathBuf,
+    /// The directory of the last entry: as the archive names it, and where it is.
+    last_parent: Option<(PathBuf, OwnedFd, PathBuf)>,
+    /// Paths that were symlinks when the archive came by them.
+    symlinks: HashSet<PathBuf>,
+    /// Paths as the archive names them, and where they lead. A later entry may be what is on the
+    /// disk; then they are taken out again.
+    different: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Comparison<'_> {
@@ -67,13 +74,14 @@ impl Comparison<'_> {
         if is_aufs {
             return Ok(());
         }
-        let (path, is_same) = if name.as_bytes() == OPAQUE {
-            (parent.to_owned(), self.is_opaque(parent))
+        if name.as_bytes() == OPAQUE {
+            let is_same = self.is_opaque(parent);
+            self.note(parent, is_same);
         } else if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
             let hidden = OsStr::from_bytes(hidden);
             // A marker beside an entry of the same name has become that entry's.
-            let stat = self.stat(parent, hidden);
-            (parent.join(hidden), stat.is_some())
+            let is_same = self.stat(parent, hidden).is_some();
+            self.note(&parent.join(hidden), is_same);
         } else {
             let is_same = match self.stat(parent, &name) {
                 Some(stat) => self.is_as_told(entry, parent, &name, &stat),
@@ -83,37 +91,52 @@ impl Comparison<'_> {
                         && !rustix::process::geteuid().is_root()
                 }
             };
-            (path, is_same)
-        };
-        if entry.kind != EntryKind::Directory {
-            // What was below a directory of this name went with it.
-            let below = self.different.range(path.clone()..);
-            let below: Vec<PathBuf> = below
-                .take_while(|other| other.starts_with(&path))
-                .cloned()
-                .collect();
-            for path in below {
-                self.different.remove(&path);
+            // What was below a directory, or behind a symlink, that this entry replaced is gone.
+            if self.symlinks.remove(&path) || entry.kind != EntryKind::Directory {
+                self.different
+                    .retain(|other, _| other == &path || !other.starts_with(&path));
             }
+            if entry.kind == EntryKind::Symlink {
+                self.symlinks.insert(path.clone());
+            }
+            self.note(&path, is_same);
         }
-        match is_same {
-            true => self.different.remove(&path),
-            false => self.different.insert(path),
-        };
         Ok(())
+    }
+
+    fn note(&mut self, path: &Path, is_same: bool) {
+        let real = match split(path) {
+            Some((parent, name)) => {
+                // Without a parent there is nothing to be confused with.
+                self.parent(parent);
+                let real = self.last_parent.as_ref().filter(|(of, ..)| of == parent);
+                real.map_or(path.to_owned(), |(_, _, real)| real.join(name))
+            }
+            None => PathBuf::new(),
+        };
+        match is_same {
+            true => self.different.retain(|_, other| *other != real),
+            false => _ = self.different.insert(path.to_owned(), real),
+        }
     }
 
     fn parent(&mut self, path: &Path) -> Option<BorrowedFd<'_>> {
         let is_cached = self
             .last_parent
             .as_ref()
-            .is_some_and(|(cached, _)| cached == path);
+            .is_some_and(|(cached, ..)| cached == path);
         if !is_cached {
+            self.last_parent = None;
             let flags = OFlags::DIRECTORY | OFlags::RDONLY;
             let fd = beneath::open_in_root(self.root, in_root(path), flags).ok()?;
-            self.last_parent = Some((path.to_owned(), fd));
+            let real = kernel_path(fd.as_fd());
+            let real = real
+                .strip_prefix(&self.root_path)
+                .unwrap_or(path)
+                .to_owned();
+            self.last_parent = Some((path.to_owned(), fd, real));
         }
-        self.last_parent.as_ref().map(|(_, fd)| fd.as_fd())
+        self.last_parent.as_ref().map(|(_, fd, _)| fd.as_fd())
     }
 
     fn stat(&mut self, parent: &Path, name: &OsStr) -> Option<Stat> {

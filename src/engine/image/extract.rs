@@ -19,7 +19,7 @@ use super::entry_path::{clean, in_root, resolve_link, shown, split};
 use super::layer::{self, LayerError, Limits};
 use super::metadata::{self, Metadata, is_allowed_xattr};
 use super::recipe::Recorder;
-use super::tar_stream::{EntryKind, TarEntry, TarSource, TarStream};
+use super::tar_stream::{EntryKind, TarEntry, TarError, TarSource, TarStream};
 use crate::sys::beneath;
 
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -265,9 +265,12 @@ impl Extractor {
                     .len()
                     .min(usize::try_from(rest).unwrap_or(usize::MAX));
                 // The stream reports a premature end as an error, so this makes progress.
-                let n = data
-                    .read(&mut self.buffer[..wanted])
-                    .map_err(layer::read_error)?;
+                let n =
+                    data.read(&mut self.buffer[..wanted])
+                        .map_err(|error| match error.kind() {
+                            io::ErrorKind::UnexpectedEof => TarError::Truncated.into(),
+                            _ => layer::read_error(error),
+                        })?;
                 made(path, file.write_all(&self.buffer[..n]))?;
                 rest -= n as u64;
             }
@@ -493,7 +496,7 @@ struct Place<'a> {
     real: PathBuf,
 }
 
-fn kernel_path(fd: BorrowedFd<'_>) -> PathBuf {
+pub(super) fn kernel_path(fd: BorrowedFd<'_>) -> PathBuf {
     // A directory without a name cannot be: it is only removed together with what is recorded of it.
     std::fs::read_link(beneath::proc_path(fd)).unwrap_or_default()
 }

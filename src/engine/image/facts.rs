@@ -114,6 +114,15 @@ impl Images {
         Ok(all)
     }
 
+    /// How many images there are.
+    pub fn count(&self) -> Result<usize, ImageError> {
+        let records = self.inner.store.list::<ImageRecord>(Table::Images)?;
+        Ok(records
+            .iter()
+            .filter(|(_, record)| !record.is_deleted)
+            .count())
+    }
+
     /// One image by reference, or by id or the unique beginning of one.
     pub fn facts_of(&self, name: &str) -> Result<Facts, ImageError> {
         let id = self.inner.resolve(name)?;

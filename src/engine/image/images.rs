@@ -94,6 +94,29 @@ pub(super) struct ReferenceRecord {
     pub(super) pulled_at: Option<u64>,
 }
 
+impl ReferenceRecord {
+    /// The name by which exactly this can be got again: `repository@digest`.
+    pub(super) fn pinned(&self) -> Option<String> {
+        let digest = self.digest.clone()?;
+        match Reference::parse(&self.name) {
+            Ok(Reference::Registry {
+                registry,
+                repository,
+                ..
+            }) => {
+                let pinned = Reference::Registry {
+                    registry,
+                    repository,
+                    tag: None,
+                    digest: Some(digest),
+                };
+                Some(pinned.to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct SnapshotRecord {
     pub(super) diff_id: Digest,
@@ -433,6 +456,18 @@ impl Inner {
             let record: Option<ReferenceRecord> = self.store.get(Table::References, &key)?;
             if let Some(record) = record {
                 return Ok(record.image);
+            }
+            if let Reference::Registry {
+                digest: Some(_), ..
+            } = reference
+            {
+                // Pulled by a tag, and known under the digest that it had.
+                let pinned = Some(reference.to_string());
+                let records = self.store.list::<ReferenceRecord>(Table::References)?;
+                let mut records = records.into_iter().map(|(_, record)| record);
+                if let Some(record) = records.find(|record| record.pinned() == pinned) {
+                    return Ok(record.image);
+                }
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);

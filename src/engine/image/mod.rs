@@ -20,6 +20,8 @@ mod entry_path;
 mod error;
 mod extract;
 mod facts;
+#[doc(hidden)]
+pub mod fuzzing;
 mod images;
 mod import;
 mod install;

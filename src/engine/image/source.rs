@@ -216,6 +216,30 @@ fn document(name: &str, bytes: &[u8]) -> Result<Document, SourceError> {
     Ok(document)
 }
 
+/// Whether bytes are an index, a manifest, or Docker's own index, as far as they can be read.
+pub(super) fn is_document(bytes: &[u8]) -> bool {
+    let entries: Result<Vec<DockerEntry>, _> = parse("manifest.json", bytes);
+    if let Ok(entries) = &entries {
+        return entries
+            .iter()
+            .all(|entry| entry.tags().all(|name| is_same_name(name, name)));
+    }
+    let Ok(document) = document("document", bytes) else {
+        return false;
+    };
+    assert!(document.manifests.is_none() || document.layers.is_none());
+    let descriptors = document.manifests.iter().chain(&document.layers).flatten();
+    for descriptor in descriptors.chain(&document.config) {
+        if let Ok(digest) = Digest::parse(descriptor.digest().as_ref()) {
+            // What becomes a path is one component of it.
+            assert_eq!(Path::new(digest.hex()).components().count(), 1);
+        }
+        let _ = (names_of(descriptor), is_attestation(descriptor));
+        let _ = descriptor.platform().as_ref().map(Platform::of);
+    }
+    true
+}
+
 /// Finds the image that a local reference names.
 pub fn find(
     reference: &Reference,

@@ -297,7 +297,8 @@ fn nothing_outside_the_layer_changes() {
             );
         },
         &|t| {
-            t.pax(&[("path", &b"a/".repeat(2000)[..])]).file("x", b"x");
+            t.pax(&[("path", &[&b"a/".repeat(2000)[..], b"f"].concat())])
+                .file("x", b"x");
         },
     );
     case(

@@ -3,6 +3,7 @@
 mod archives;
 mod hostile;
 mod layers;
+mod seeds;
 mod store;
 
 use std::collections::BTreeMap;
