@@ -36,7 +36,6 @@ use crate::shim::protocol::{self, Call, Event, ExitRecord, StartRecord, State};
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer than the grace period a stop may take before it reports that it cannot (L14).
 const STOP_SLACK: Duration = Duration::from_secs(5);
-/// The error of a container whose shim died under it (HAZARDS L3).
 
 pub(in crate::engine) struct Driver {
     shared: Arc<Shared>,
