@@ -187,9 +187,15 @@ fn canonical_forms_section_10() {
         ),
         (
             "C4",
+            "volumes: [/xy]",
+            "/volumes/0",
+            json!({"type": "volume", "target": "/xy", "volume": {}}),
+        ),
+        (
+            "C4",
             "volumes: [/x]",
             "/volumes/0",
-            json!({"type": "volume", "target": "/x", "volume": {}}),
+            json!({"type": "volume", "target": "/x"}),
         ),
         (
             "C5",
@@ -1317,7 +1323,7 @@ fn every_key_is_in_the_table() {
             Shape::OneOf(shapes) => shapes.iter().any(|shape| has(shape, path)),
             Shape::Object(object) => object.shape(first).is_some_and(|shape| has(shape, rest)),
             Shape::Dict(item) => *first == "*" && has(item, rest),
-            Shape::List(item) => *first == "[]" && has(item, rest),
+            Shape::List(item) | Shape::Set(item) => *first == "[]" && has(item, rest),
             Shape::Pairs => matches!(*first, "*" | "[]") && rest.is_empty(),
             _ => false,
         }
@@ -1589,7 +1595,7 @@ fn directories_and_names_section_1() {
                 "a.yaml",
                 "version: '3'\nservices: {a: {image: i}}\n---\nversion: '3'\n",
             ),
-            ("b.yaml", "version: 2.4\nservices: {a: {user: u}}\n"),
+            ("b.yaml", "version: '2.4'\nservices: {a: {user: u}}\n"),
         ],
         &["a.yaml", "b.yaml"],
     );
@@ -1950,6 +1956,145 @@ fn secrets_do_not_show_in_messages() {
     assert!(
         shown.contains("DB_PASSWORD") && !shown.contains("hunter2"),
         "{shown}"
+    );
+}
+
+#[test]
+fn values_of_secrets_do_not_show_wherever_they_break() {
+    for (yaml, env) in [
+        (
+            "services: {a: {image: i, environment: {DB_PASSWORD: 'hunter2${'}}}\n",
+            "",
+        ),
+        (
+            "services: {a: {image: i, environment: ['DB_PASSWORD=hunter2${x/']}}\n",
+            "",
+        ),
+        (
+            "services: {a: {image: i, cpus: '$DB_PASSWORD'}}\n",
+            "DB_PASSWORD=hunter2\n",
+        ),
+        ("services: {a: {image: i}}\n", "DB_PASSWORD=\"hunter2\n"),
+        ("services: {a: {image: i}}\n", "DB@PASSWORD=hunter2\n"),
+    ] {
+        let loaded = load(&options(&[]), &[("compose.yaml", yaml), (".env", env)]);
+        assert_ne!(errors(&loaded), Vec::<String>::new(), "{yaml}{env}");
+        let shown = source::render(&loaded.diagnostics, &loaded.sources, false);
+        let json = source::render_json(&loaded.diagnostics, &loaded.sources).to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(!json.contains("hunter2"), "{json}");
+    }
+    // A `$` that a password happens to have is not a missing variable of the user's.
+    let yaml = "services: {a: {image: i, environment: {DB_PASSWORD: 'a$bc'}}}\n";
+    let loaded = load(&options(&[]), &[("compose.yaml", yaml)]);
+    let help = loaded.diagnostics[0].help.as_deref().unwrap_or_default();
+    assert!(help.contains("single quotes"), "{help}");
+}
+
+/// Said once for the whole project, at their places, and nothing is dropped.
+#[test]
+fn keys_for_clusters_are_noted_once() {
+    let yaml = "services:
+  a:
+    image: i
+    cpu_count: 2
+    deploy: {mode: global, placement: {constraints: [x]}, update_config: {order: stop-first}}
+  b: {image: i, deploy: {mode: replicated, resources: {reservations: {memory: 1m}}}}
+networks: {default: {attachable: true}}
+";
+    let loaded = load(&options(&[]), &[("compose.yaml", yaml)]);
+    let found: Vec<(&str, &str, usize)> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| (d.code, d.message.as_str(), d.labels.len()))
+        .collect();
+    let message = "services.a.cpu_count, services.a.deploy.mode, services.a.deploy.placement and 2 more keys have no effect on one machine";
+    assert_eq!(found, [("no-effect", message, 3)]);
+    let document = document(&loaded);
+    assert_eq!(
+        document.pointer("/services/a/deploy/mode"),
+        Some(&json!("global"))
+    );
+    let quiet = load(
+        &options(&[]),
+        &[("compose.yaml", "services: {a: {image: i}}\n")],
+    );
+    assert_eq!(quiet.diagnostics, []);
+}
+
+/// E5: the tool's own variables may stand in `.env` beside the file, below the process's.
+#[test]
+fn variables_for_the_tool_come_from_env_files_too() {
+    let files = memory(&[
+        ("compose.yaml", "services: {a: {image: i}}\n"),
+        (".env", "COMPOSE_ANSI=never\nCOMPOSE_PROGRESS=json\n"),
+    ]);
+    let options = options(&[("COMPOSE_PROGRESS", "plain")]);
+    let variables = compose::variables(&options, &files);
+    let get = |name: &str| variables.get(name).map(String::as_str);
+    assert_eq!(get("COMPOSE_ANSI"), Some("never"));
+    assert_eq!(get("COMPOSE_PROGRESS"), Some("plain"));
+}
+
+/// What the reference refuses within one file (its schema's `uniqueItems` and plain types), and what
+/// it takes.
+#[test]
+fn strictness_of_the_schema() {
+    refuse_service(&[
+        ("M6", "security_opt: [a, a]", "items at 0 and 1 are equal"),
+        ("M6", "volumes_from: [b, b]", "items at 0 and 1 are equal"),
+        (
+            "I8",
+            "networks: {default: {priority: '5'}}",
+            "must be an integer",
+        ),
+        (
+            "C13",
+            "deploy: {resources: {limits: {memory: 1024}}}",
+            "must be a string",
+        ),
+        ("C7", "secrets: [{target: x}]", "without saying which"),
+        ("C7", "secrets: [{source: a, uid: 5}]", "must be a string"),
+        ("C6", "devices: [{source: /dev/a}]", "target is required"),
+        (
+            "C19",
+            "build: {additional_contexts: [a]}",
+            "expected key=value",
+        ),
+        (
+            "V4",
+            "depends_on: {no: {condition: service_started, required: false}}",
+            "undefined service",
+        ),
+    ]);
+    refuse(&[
+        (
+            "F10",
+            "version: 3.8\nservices: {a: {image: i}}\n",
+            "version must be a string",
+        ),
+        (
+            "Y2",
+            "services: {a: {image: i, labels: {<<: {a: 1}, <<: {b: 1}}}}\n",
+            "already defined",
+        ),
+        (
+            "P6",
+            "services: {a: {image: i}}\n---\n",
+            "must be a mapping",
+        ),
+    ]);
+    let merged = several(
+        &[
+            ("a.yaml", "services: {a: {image: i, security_opt: [x]}}\n"),
+            ("b.yaml", "services: {a: {security_opt: [x]}}\n"),
+        ],
+        &["a.yaml", "b.yaml"],
+    );
+    assert_eq!(
+        document(&merged).pointer("/services/a/security_opt"),
+        Some(&json!(["x", "x"])),
+        "M6"
     );
 }
 

@@ -8,7 +8,7 @@ use wharf::source::dotenv;
 fuzz_target!(|text: &str| {
     let lookup = |name: &str| (name == "HOST").then(|| "host".to_owned());
     for found in [
-        dotenv::parse(text, &lookup, &mut |_| {}),
+        dotenv::parse(text, &dotenv::Scope::above(&lookup), &mut |_| {}),
         dotenv::parse_raw(text, &lookup),
     ] {
         match found {

@@ -17,6 +17,6 @@ fuzz_target!(|text: &str| {
     let mut found = Vec::new();
     interpolate::variables(text, &mut found);
     if result.is_ok() && found.is_empty() {
-        assert!(!text.contains("${"));
+        assert!(!text.replace("$$", "").contains("${"));
     }
 });

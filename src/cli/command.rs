@@ -147,7 +147,7 @@ pub fn run(context: &Context, selected: Selected, verb: Verb) -> Result<(), Fail
 
 /// The progress that the flags ask for.
 pub fn progress(context: &Context) -> Progress {
-    Progress::new(context.globals.progress, context.output)
+    Progress::new(context.progress, context.output)
 }
 
 /// As [`run`], with a progress of the command's own.

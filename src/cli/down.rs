@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::globals::{Context, is_set, seconds};
+use super::globals::{Context, seconds};
 use super::output::Failure;
 use super::{command, project};
 use crate::api::wire::{DownOptions, ExecuteOptions, RemoveImages, Verb};
@@ -46,23 +46,22 @@ pub enum Rmi {
 impl Down {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         let selected = project::select(context, &self.services)?;
-        let parallel_limit = context.globals.parallel_limit();
-        command::run(context, selected, Verb::Down(self.options(parallel_limit)))
+        command::run(context, selected, Verb::Down(self.options(context)))
     }
 
-    fn options(self, parallel_limit: Option<usize>) -> DownOptions {
+    fn options(self, context: &Context) -> DownOptions {
         DownOptions {
             services: self.services,
             volumes: self.volumes,
-            remove_orphans: self.remove_orphans || is_set("COMPOSE_REMOVE_ORPHANS"),
-            ignore_orphans: is_set("COMPOSE_IGNORE_ORPHANS"),
+            remove_orphans: self.remove_orphans || context.is_set("COMPOSE_REMOVE_ORPHANS"),
+            ignore_orphans: context.is_set("COMPOSE_IGNORE_ORPHANS"),
             timeout: self.timeout,
             rmi: self.rmi.map(|rmi| match rmi {
                 Rmi::All => RemoveImages::All,
                 Rmi::Local => RemoveImages::Local,
             }),
             execute: ExecuteOptions {
-                parallel_limit,
+                parallel_limit: context.parallel_limit,
                 ..ExecuteOptions::default()
             },
         }

@@ -1,12 +1,16 @@
 //! Flags that stand before the command, and what follows from them and the environment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::output::{Ansi, Failure, Kind, Output, ProgressMode};
+use super::output::{Ansi, Failure, Kind, Output, ProgressMode, StatusStream};
+use super::project;
+use crate::compose;
 use crate::engine::Roots;
+use crate::source::files::HostFiles;
 
 #[derive(Debug, Clone, Args)]
 pub struct Globals {
@@ -33,36 +37,21 @@ pub struct Globals {
     #[arg(long = "profile", value_name = "PROFILE")]
     pub profiles: Vec<String>,
 
-    /// When to use colours and cursor movement
-    #[arg(
-        long,
-        value_name = "WHEN",
-        env = "COMPOSE_ANSI",
-        default_value = "auto",
-        hide_env = true
-    )]
-    pub ansi: Ansi,
+    /// Keep networks, volumes, secrets, configs and models that no enabled service uses
+    #[arg(long)]
+    pub all_resources: bool,
 
-    /// How progress is shown
-    #[arg(
-        long,
-        value_name = "STYLE",
-        env = "COMPOSE_PROGRESS",
-        default_value = "auto",
-        hide_env = true
-    )]
-    pub progress: ProgressMode,
+    /// When to use colours and cursor movement; else COMPOSE_ANSI [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub ansi: Option<Ansi>,
 
-    /// Steps carried out at once; -1 is without limit
-    #[arg(
-        long,
-        value_name = "N",
-        env = "COMPOSE_PARALLEL_LIMIT",
-        default_value = "-1",
-        allow_negative_numbers = true,
-        hide_env = true
-    )]
-    pub parallel: i64,
+    /// How progress is shown; else COMPOSE_PROGRESS [default: auto]
+    #[arg(long, value_name = "STYLE")]
+    pub progress: Option<ProgressMode>,
+
+    /// Steps carried out at once; else COMPOSE_PARALLEL_LIMIT; -1 is without limit [default: -1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub parallel: Option<i64>,
 
     /// Socket of the engine, as unix:///path; nothing is started then
     #[arg(
@@ -107,6 +96,12 @@ pub struct Context {
     pub may_start_engine: bool,
     pub output: Output,
     pub current_dir: PathBuf,
+    pub progress: ProgressMode,
+    /// At most so many steps at once.
+    pub parallel_limit: Option<usize>,
+    /// The process's environment over the project's env files: what Compose's variables are looked
+    /// up in, so that a switch may stand in `.env` beside the file (E5).
+    variables: BTreeMap<String, String>,
 }
 
 impl Globals {
@@ -144,18 +139,74 @@ impl Globals {
             run,
             socket,
         };
+        let variables = compose::variables(&project::options(&self, &current_dir), &HostFiles);
+        let ansi = choice(self.ansi, &variables, "COMPOSE_ANSI")?;
+        let progress = choice(self.progress, &variables, "COMPOSE_PROGRESS")?;
+        let parallel = match (self.parallel, set(&variables, "COMPOSE_PARALLEL_LIMIT")) {
+            (Some(given), _) => given,
+            (None, None) => -1,
+            (None, Some(text)) => text.trim().parse().map_err(|_| {
+                Failure::new(
+                    Kind::Usage,
+                    format!("COMPOSE_PARALLEL_LIMIT must be a number, not {text:?}"),
+                )
+            })?,
+        };
         Ok(Context {
             may_start_engine: host.is_none(),
-            output: Output { ansi: self.ansi },
+            output: Output {
+                ansi,
+                status: match is_true(&variables, "COMPOSE_STATUS_STDOUT") {
+                    true => StatusStream::Stdout,
+                    false => StatusStream::Stderr,
+                },
+            },
             roots,
             current_dir,
+            progress,
+            parallel_limit: usize::try_from(parallel).ok().filter(|n| *n > 0),
+            variables,
             globals: self,
         })
     }
+}
 
-    /// `--parallel`, as the engine takes it.
-    pub fn parallel_limit(&self) -> Option<usize> {
-        usize::try_from(self.parallel).ok().filter(|n| *n > 0)
+impl Context {
+    /// A boolean variable of the environment or the project's `.env`.
+    pub fn is_set(&self, name: &str) -> bool {
+        is_true(&self.variables, name)
+    }
+
+    /// A variable of the environment or the project's `.env` that is not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        set(&self.variables, name)
+    }
+}
+
+fn set<'v>(variables: &'v BTreeMap<String, String>, name: &str) -> Option<&'v str> {
+    variables
+        .get(name)
+        .map(String::as_str)
+        .filter(|text| !text.is_empty())
+}
+
+/// What a flag says, else a variable, else the default.
+fn choice<T: ValueEnum + Default>(
+    flag: Option<T>,
+    variables: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<T, Failure> {
+    match (flag, set(variables, name)) {
+        (Some(given), _) => Ok(given),
+        (None, None) => Ok(T::default()),
+        (None, Some(text)) => T::from_str(text, true).map_err(|_| {
+            let known: Vec<String> = T::value_variants()
+                .iter()
+                .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+                .collect();
+            Failure::new(Kind::Usage, format!("{name} cannot be {text:?}"))
+                .hint(format!("it is one of {}", known.join(", ")))
+        }),
     }
 }
 
@@ -179,8 +230,8 @@ fn default_roots() -> (PathBuf, PathBuf) {
 }
 
 /// A boolean variable as Compose reads it.
-pub fn is_set(name: &str) -> bool {
-    std::env::var(name).is_ok_and(|value| {
+fn is_true(variables: &BTreeMap<String, String>, name: &str) -> bool {
+    variables.get(name).is_some_and(|value| {
         matches!(
             value.to_ascii_lowercase().as_str(),
             "1" | "true" | "t" | "yes" | "y" | "on"
@@ -194,4 +245,42 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "expected a number of seconds".to_owned())?;
     Ok(Duration::from_secs(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_the_flag_or_the_variable_or_the_default() {
+        let variables =
+            |value: &str| BTreeMap::from([("COMPOSE_ANSI".to_owned(), value.to_owned())]);
+        let chosen = |flag, value| choice(flag, &variables(value), "COMPOSE_ANSI").ok();
+        assert_eq!(chosen(Some(Ansi::Always), "never"), Some(Ansi::Always));
+        assert_eq!(chosen(None, "never"), Some(Ansi::Never));
+        assert_eq!(chosen(None, ""), Some(Ansi::Auto));
+        let failure = choice::<Ansi>(None, &variables("blue"), "COMPOSE_ANSI").err();
+        assert_eq!(
+            failure.map(|f| (f.error, f.hints)),
+            Some((
+                "COMPOSE_ANSI cannot be \"blue\"".to_owned(),
+                vec!["it is one of never, always, auto".to_owned()]
+            ))
+        );
+    }
+
+    #[test]
+    fn truth_is_written_in_many_ways() {
+        for (value, expected) in [
+            ("1", true),
+            ("True", true),
+            ("on", true),
+            ("0", false),
+            ("", false),
+        ] {
+            let variables = BTreeMap::from([("X".to_owned(), value.to_owned())]);
+            assert_eq!(is_true(&variables, "X"), expected, "{value}");
+        }
+        assert!(!is_true(&BTreeMap::new(), "X"));
+    }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::globals::{Context, is_set};
+use super::globals::Context;
 use super::output::Failure;
 use super::{command, project};
 use crate::api::wire::{ExecuteOptions, KillOptions, Verb};
@@ -33,9 +33,9 @@ impl Kill {
         let options = KillOptions {
             services: self.services,
             signal: self.signal,
-            remove_orphans: self.remove_orphans || is_set("COMPOSE_REMOVE_ORPHANS"),
+            remove_orphans: self.remove_orphans || context.is_set("COMPOSE_REMOVE_ORPHANS"),
             execute: ExecuteOptions {
-                parallel_limit: context.globals.parallel_limit(),
+                parallel_limit: context.parallel_limit,
                 ..ExecuteOptions::default()
             },
         };

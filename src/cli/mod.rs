@@ -41,7 +41,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use engine::Boot;
 use globals::{Context, Globals};
-use output::{Ansi, Failure, Output};
+use output::{Failure, Output};
 
 /// wharf: declarative multi-container orchestrator, in one binary.
 #[derive(Debug, Parser)]
@@ -119,7 +119,7 @@ pub fn main(boot: impl FnOnce(Boot) -> ExitCode) -> ExitCode {
     };
     let context = match cli.globals.context() {
         Ok(context) => context,
-        Err(failure) => return ended(Output { ansi: Ansi::Auto }, Err(failure)),
+        Err(failure) => return ended(Output::default(), Err(failure)),
     };
     if let Command::Engine(engine) = &cli.command
         && let Some(announce) = engine.run_flag()
@@ -176,7 +176,7 @@ fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(),
         digest: &digest,
     };
     let code = config::run(
-        project::options(context),
+        project::options(&context.globals, &context.current_dir),
         arguments,
         &remote::RemoteFiles::cached(),
         &lookups,

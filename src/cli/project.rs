@@ -1,8 +1,9 @@
 //! The project that a command is about: its name, and the loaded files where there are any.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use super::globals::Context;
+use super::globals::{Context, Globals};
 use super::output::{Failure, Kind};
 use super::remote::RemoteFiles;
 use crate::compose::{self, LoadOptions, Project, ProjectName};
@@ -17,17 +18,17 @@ pub struct Selected {
 }
 
 /// How to load the project that the flags and the environment name.
-pub fn options(context: &Context) -> LoadOptions {
+pub fn options(globals: &Globals, current_dir: &Path) -> LoadOptions {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let globals = &context.globals;
-    let mut options = LoadOptions::new(context.current_dir.clone(), environment);
+    let mut options = LoadOptions::new(current_dir.to_owned(), environment);
     options.files = globals.files.clone();
     options.project_name = globals.project_name.clone();
     options.project_directory = globals.project_directory.clone();
     options.env_files = globals.env_files.clone();
     options.profiles = globals.profiles.clone();
+    options.all_resources = globals.all_resources;
     options
 }
 
@@ -50,7 +51,7 @@ fn load_from(
     services: &[String],
     files: &RemoteFiles,
 ) -> Result<Project, Failure> {
-    let mut options = options(context);
+    let mut options = options(&context.globals, &context.current_dir);
     options.services = services.to_vec();
     let loaded = compose::load(&options, files);
     let is_missing = has_no_file(&loaded.diagnostics);
@@ -101,7 +102,7 @@ pub fn select(context: &Context, services: &[String]) -> Result<Selected, Failur
 fn is_named(context: &Context) -> bool {
     context.globals.files.is_empty()
         && (context.globals.project_name.is_some()
-            || std::env::var_os("COMPOSE_PROJECT_NAME").is_some_and(|name| !name.is_empty()))
+            || context.variable("COMPOSE_PROJECT_NAME").is_some())
 }
 
 /// The project's name, without reading more than that takes.
@@ -110,7 +111,8 @@ pub fn name(context: &Context) -> Result<ProjectName, Failure> {
         return ProjectName::new(name.as_str())
             .map_err(|error| Failure::new(Kind::Usage, error.to_string()));
     }
-    compose::project_name(&options(context), &HostFiles).map_err(|diagnostics| {
+    let options = options(&context.globals, &context.current_dir);
+    compose::project_name(&options, &HostFiles).map_err(|diagnostics| {
         if has_no_file(&diagnostics) {
             return Failure::new(Kind::NoFile, "no configuration file provided: not found")
                 .hint("name the project with -p, or change to its directory");

@@ -53,7 +53,7 @@ impl Pull {
             ignore_failures: self.ignore_pull_failures,
             policy: self.policy,
             execute: ExecuteOptions {
-                parallel_limit: context.globals.parallel_limit(),
+                parallel_limit: context.parallel_limit,
                 logins: credentials::for_project(context, &project),
                 ..ExecuteOptions::default()
             },

@@ -38,7 +38,7 @@ impl Push {
             include_deps: self.include_deps,
             ignore_failures: self.ignore_push_failures,
             execute: ExecuteOptions {
-                parallel_limit: context.globals.parallel_limit(),
+                parallel_limit: context.parallel_limit,
                 logins: credentials::for_project(context, &project),
                 ..ExecuteOptions::default()
             },

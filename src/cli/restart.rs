@@ -46,7 +46,7 @@ impl Restart {
             no_deps: self.no_deps,
             timeout: self.timeout,
             execute: ExecuteOptions {
-                parallel_limit: context.globals.parallel_limit(),
+                parallel_limit: context.parallel_limit,
                 ..ExecuteOptions::default()
             },
         };

@@ -36,7 +36,7 @@ impl Start {
             wait: self.wait,
             wait_timeout: self.wait_timeout,
             execute: ExecuteOptions {
-                parallel_limit: context.globals.parallel_limit(),
+                parallel_limit: context.parallel_limit,
                 ..ExecuteOptions::default()
             },
         };

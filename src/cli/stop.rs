@@ -33,7 +33,7 @@ impl Stop {
             services: self.services,
             timeout: self.timeout,
             execute: ExecuteOptions {
-                parallel_limit: context.globals.parallel_limit(),
+                parallel_limit: context.parallel_limit,
                 ..ExecuteOptions::default()
             },
         };

@@ -12,7 +12,7 @@ use clap::Args;
 use super::clock::now_ns;
 use super::command::{self, Ended, Interrupts, with_engine};
 use super::credentials;
-use super::globals::{Context, is_set, seconds};
+use super::globals::{Context, seconds};
 use super::output::{Failure, Kind, LogStyle, Progress};
 use super::project::{self, Selected};
 use crate::api::wire::{ExecuteOptions, Logins, StopOptions, UpOptions, Verb};
@@ -165,7 +165,7 @@ impl Up {
             check_service(&project, service)?;
         }
         let logins = credentials::for_project(context, &project);
-        let options = self.options(context.globals.parallel_limit(), logins);
+        let options = self.options(context, logins);
         if self.detach || self.wait || self.no_start || self.plan {
             let name = project.name.clone();
             let selected = Selected {
@@ -287,7 +287,7 @@ impl Up {
         }
     }
 
-    fn options(&self, parallel_limit: Option<usize>, logins: Logins) -> UpOptions {
+    fn options(&self, context: &Context, logins: Logins) -> UpOptions {
         UpOptions {
             services: self.services.clone(),
             no_deps: self.no_deps,
@@ -295,8 +295,8 @@ impl Up {
             no_recreate: self.no_recreate,
             always_recreate_deps: self.always_recreate_deps,
             renew_anon_volumes: self.renew_anon_volumes,
-            remove_orphans: self.remove_orphans || is_set("COMPOSE_REMOVE_ORPHANS"),
-            ignore_orphans: is_set("COMPOSE_IGNORE_ORPHANS"),
+            remove_orphans: self.remove_orphans || context.is_set("COMPOSE_REMOVE_ORPHANS"),
+            ignore_orphans: context.is_set("COMPOSE_IGNORE_ORPHANS"),
             scale: self.scale.iter().cloned().collect::<BTreeMap<_, _>>(),
             pull: Some(self.pull.clone()).filter(|policy| policy != "policy"),
             recreate_volumes: self.yes,
@@ -306,7 +306,7 @@ impl Up {
             wait_timeout: self.wait_timeout,
             execute: ExecuteOptions {
                 plan_only: self.plan,
-                parallel_limit,
+                parallel_limit: context.parallel_limit,
                 logins,
             },
         }

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::schema::{self, Object, Shape};
 use super::units;
+use crate::source::diagnostic::is_secret_name;
 use crate::source::interpolate::{self, TemplateError, Variable};
-use crate::source::{Diagnostic, History, Node, Origin, Span, Step, Tag, TreePath, Value};
+use crate::source::{Diagnostic, History, Node, Origin, Segment, Span, Step, Tag, TreePath, Value};
 
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -70,6 +71,10 @@ impl Admission<'_> {
                 }
             }
             Shape::List(item) => self.list(node, item),
+            Shape::Set(item) => {
+                self.list(node, item);
+                self.distinct(node);
+            }
             Shape::Pairs => {
                 if matches!(node.value, Value::List(_)) {
                     self.list(node, &Shape::Text);
@@ -78,18 +83,18 @@ impl Admission<'_> {
                 }
             }
             Shape::Bool => self.bool(node),
-            Shape::Int => self.int(node),
+            Shape::Int | Shape::PlainInt => self.int(node),
             Shape::Number => self.number(node),
             Shape::TextOrInt | Shape::TextOrNumber | Shape::Text => {
                 if let Some(text) = node.scalar_text() {
                     node.value = Value::Text(text);
                 }
             }
-            Shape::Size => self.size(node),
+            Shape::Size | Shape::TextSize => self.size(node),
             Shape::Duration => self.duration(node),
             Shape::Mode => self.mode(node),
             Shape::Choice(words) => self.choice(node, words),
-            Shape::Scalar | Shape::Null | Shape::OneOf(_) => {}
+            Shape::Scalar | Shape::Null | Shape::PlainBool | Shape::OneOf(_) => {}
         }
     }
 
@@ -105,6 +110,28 @@ impl Admission<'_> {
                 self.node(value, item);
             }
             self.path.pop();
+        }
+    }
+
+    /// Reports items that stand twice. Lists of several files may overlap (M6).
+    fn distinct(&mut self, node: &Node) {
+        let mut seen: BTreeMap<String, (usize, Span)> = BTreeMap::new();
+        for (at, item) in node.as_list().into_iter().flatten().enumerate() {
+            let Some(text) = item.scalar_text() else {
+                continue;
+            };
+            match seen.get(&text) {
+                None => _ = seen.insert(text, (at, item.span)),
+                Some((first, span)) => self.diagnostics.push(
+                    Diagnostic::error(
+                        "repeated-item",
+                        format!("{} items at {first} and {at} are equal", self.path),
+                    )
+                    .at(item.span)
+                    .label(*span, "the same as this")
+                    .help("remove one of the two"),
+                ),
+            }
         }
     }
 
@@ -187,6 +214,12 @@ impl Admission<'_> {
             (Value::Int(_) | Value::Float(_) | Value::Bool(_), Shape::Text) => {
                 diagnostic.help("put it in quotes")
             }
+            (Value::Int(_) | Value::Float(_), Shape::TextSize) => {
+                diagnostic.help("give the unit, as in `512m`, or put it in quotes for bytes")
+            }
+            (Value::Text(_), Shape::PlainBool | Shape::PlainInt) => {
+                diagnostic.help("write it without quotes")
+            }
             (Value::Int(_) | Value::Float(_), Shape::Duration) => {
                 diagnostic.help("give the unit, as in `30s`")
             }
@@ -214,6 +247,7 @@ impl Admission<'_> {
         match result {
             Ok(new) => {
                 let new = new.into_owned();
+                let in_secret = self.is_in_secret(text);
                 for name in missing {
                     if self.unset.insert(name.clone()) {
                         self.diagnostics.push(
@@ -224,9 +258,14 @@ impl Admission<'_> {
                                 ),
                             )
                             .at(span)
-                            .help(format!(
-                                "set it in the environment or in .env, or write ${{{name}:-default}}"
-                            )),
+                            .help(match in_secret {
+                                true => format!(
+                                    "if the `$` is part of the value, write `$${name}`; in an env file put the value in single quotes"
+                                ),
+                                false => format!(
+                                    "set it in the environment or in .env, or write ${{{name}:-default}}"
+                                ),
+                            }),
                         );
                     }
                 }
@@ -244,10 +283,13 @@ impl Admission<'_> {
                     TemplateError::Format | TemplateError::Depth => {
                         Diagnostic::error("interpolation-format", format!("{error} for {path}"))
                             .at(span)
-                            .help(format!(
-                                "you may need to escape any $ with another $: {}",
-                                text.replace('$', "$$")
-                            ))
+                            .help(match self.is_in_secret(text) {
+                                true => "you may need to escape any $ with another $".to_owned(),
+                                false => format!(
+                                    "you may need to escape any $ with another $: {}",
+                                    text.replace('$', "$$")
+                                ),
+                            })
                     }
                 });
                 None
@@ -255,7 +297,28 @@ impl Admission<'_> {
         }
     }
 
+    /// Whether a text is, or sets, what must not be shown.
+    fn is_in_secret(&self, text: &str) -> bool {
+        let is_secret_key = |step: &Segment| match step {
+            Segment::Key(key) => is_secret_name(key),
+            Segment::Index(_) => false,
+        };
+        self.path.0.iter().any(is_secret_key)
+            || text
+                .split_once('=')
+                .is_some_and(|(name, _)| is_secret_name(name))
+            || text.contains("://") && text.contains('@')
+    }
+
     fn cast_failed(&mut self, node: &Node, reason: String) {
+        let from_secret = |step: &Step| match step {
+            Step::Variable { name, .. } => is_secret_name(name),
+            _ => false,
+        };
+        let reason = match node.history.steps().iter().any(from_secret) {
+            true => "its value (hidden) is of another type".to_owned(),
+            false => reason,
+        };
         self.diagnostics.push(
             Diagnostic::error(
                 "wrong-value",
@@ -432,14 +495,16 @@ pub fn accepts(shape: &Shape, value: &Value) -> bool {
             | Shape::TextOrNumber
             | Shape::Scalar
             | Shape::Size
+            | Shape::TextSize
             | Shape::Duration
             | Shape::Mode
             | Shape::Choice(_),
             Value::Text(_),
         ) => true,
-        (Shape::Bool | Shape::Scalar, Value::Bool(_)) => true,
+        (Shape::Bool | Shape::PlainBool | Shape::Scalar, Value::Bool(_)) => true,
         (
             Shape::Int
+            | Shape::PlainInt
             | Shape::Number
             | Shape::TextOrInt
             | Shape::TextOrNumber
@@ -449,10 +514,15 @@ pub fn accepts(shape: &Shape, value: &Value) -> bool {
             Value::Int(_),
         ) => true,
         (
-            Shape::Int | Shape::Number | Shape::TextOrNumber | Shape::Scalar | Shape::Size,
+            Shape::Int
+            | Shape::PlainInt
+            | Shape::Number
+            | Shape::TextOrNumber
+            | Shape::Scalar
+            | Shape::Size,
             Value::Float(_),
         ) => true,
-        (Shape::List(_) | Shape::Pairs, Value::List(_)) => true,
+        (Shape::List(_) | Shape::Set(_) | Shape::Pairs, Value::List(_)) => true,
         (Shape::Dict(_) | Shape::Pairs | Shape::Object(_), Value::Map(_)) => true,
         _ => false,
     }
@@ -467,16 +537,16 @@ fn describe(shape: &Shape, into: &mut Vec<String>) {
             return;
         }
         Shape::Any => &["any value"],
-        Shape::Text | Shape::Duration | Shape::Choice(_) => &["a string"],
-        Shape::Bool => &["a boolean"],
-        Shape::Int => &["an integer"],
+        Shape::Text | Shape::TextSize | Shape::Duration | Shape::Choice(_) => &["a string"],
+        Shape::Bool | Shape::PlainBool => &["a boolean"],
+        Shape::Int | Shape::PlainInt => &["an integer"],
         Shape::Number => &["a number"],
         Shape::TextOrInt | Shape::Mode | Shape::TextOrNumber | Shape::Size => {
             &["a string", "a number"]
         }
         Shape::Scalar => &["a string", "number", "boolean", "null"],
         Shape::Null => &["null"],
-        Shape::List(_) => &["a list"],
+        Shape::List(_) | Shape::Set(_) => &["a list"],
         Shape::Dict(_) | Shape::Object(_) => &["a mapping"],
         Shape::Pairs => &["a mapping", "a list"],
     };
@@ -527,7 +597,7 @@ pub fn refuse_nulls(
                 path.pop();
             }
         }
-        (Value::List(list), Shape::List(item)) => {
+        (Value::List(list), Shape::List(item) | Shape::Set(item)) => {
             for (at, value) in list.iter().enumerate() {
                 path.push_index(at);
                 refuse_nulls(value, item, path, diagnostics);

@@ -106,6 +106,7 @@ impl Canonical<'_> {
             }
             c.device_requests(n);
         });
+        self.at(service, "provider", |_, n| provider_options(n));
         self.at(service, "develop", |c, n| {
             let Some(rules) = n.get_mut("watch").and_then(Node::as_list_mut) else {
                 return;
@@ -168,6 +169,15 @@ impl Canonical<'_> {
             return;
         };
         self.at(build, "args", |c, n| c.pairs(n, Bare::Inherit));
+        self.at(build, "additional_contexts", |c, n| {
+            for item in n.as_list().into_iter().flatten() {
+                if let Some(text) = item.as_str()
+                    && !text.contains('=')
+                {
+                    c.refuse(item, format!("invalid value {text}, expected key=value"));
+                }
+            }
+        });
         for key in ["labels", "additional_contexts"] {
             self.at(build, key, |c, n| c.pairs(n, Bare::Empty));
         }
@@ -282,16 +292,31 @@ impl Canonical<'_> {
             return;
         }
         match short::split_words(line) {
-            Some(words) => {
-                let words = words
+            Some(found) => {
+                if let Some(operator) = found.cut_at {
+                    self.diagnostics.push(
+                        Diagnostic::warning(
+                            "command-operator",
+                            format!("no shell reads this line: it ends before the `{operator}`, as in Docker Compose"),
+                        )
+                        .at(node.span)
+                        .help("write [sh, -c, '…'] for a shell, or put the character in quotes"),
+                    );
+                }
+                let words = found
+                    .words
                     .into_iter()
                     .map(|w| Node::text(node.span, w))
                     .collect();
                 replace(node, Value::List(words));
             }
             None => self.deferred.push(
-                Diagnostic::error("wrong-value", "invalid command line: unbalanced quote")
-                    .at(node.span),
+                Diagnostic::error(
+                    "wrong-value",
+                    "invalid command line string: a quote or bracket has no counterpart",
+                )
+                .at(node.span)
+                .help("write the command as a list, one item per word"),
             ),
         }
     }
@@ -424,7 +449,6 @@ impl Canonical<'_> {
         for item in node.as_list_mut().into_iter().flatten() {
             let span = item.span;
             match &mut item.value {
-                Value::Text(text) if self.templates && text.contains('$') => {}
                 Value::Text(text) => {
                     match short::volume(text) {
                         Ok(volume) => {
@@ -467,7 +491,8 @@ impl Canonical<'_> {
     fn devices(&mut self, node: &mut Node) {
         for item in node.as_list_mut().into_iter().flatten() {
             let Some(text) = item.as_str() else { continue };
-            if self.is_template(text) {
+            if self.is_template(text) && text.contains("${") {
+                // A default may hold colons.
                 continue;
             }
             let parts: Vec<&str> = text.split(':').collect();
@@ -569,6 +594,24 @@ fn list_to_map(node: &mut Node, value: impl Fn(&Node) -> Value) {
             }
         }
         node.value = Value::Map(map);
+    }
+}
+
+/// Options are handed to the provider as flags, each as often as it has values.
+fn provider_options(node: &mut Node) {
+    let options = node.get_mut("options").and_then(Node::as_map_mut);
+    for option in options.into_iter().flat_map(Map::values_mut) {
+        let to_text = |node: &mut Node| {
+            if let Some(text) = node.scalar_text() {
+                node.value = Value::Text(text);
+            }
+        };
+        if let Some(items) = option.as_list_mut() {
+            items.iter_mut().for_each(to_text);
+        } else {
+            to_text(option);
+            into_list(option);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn error(code: &'static str, at: Span, message: String) -> Diagnostic
 }
 
 /// Keys without which a value says nothing. Runs on the merged whole: any file may supply them.
-pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
+pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
     let mut need = |node: &Node, path: String, keys: &[&str]| {
         if node.as_map().is_none() {
             return;
@@ -88,7 +88,7 @@ pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
             }
         }
         for (at, device) in list(service, "devices").enumerate() {
-            need(device, path(format!("devices.{at}")), &["source"]);
+            need(device, path(format!("devices.{at}")), &["source", "target"]);
         }
     }
     for (name, model) in root
@@ -99,11 +99,11 @@ pub fn required(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     {
         need(model, format!("models.{name}"), &["model"]);
     }
-    shape(root, diagnostics);
+    shape(root, check_values, diagnostics);
 }
 
 /// Rules inside one value (extra validation of the reference, C3, C5, C17, V6).
-fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
+fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
     for section in ["networks", "volumes", "secrets", "configs"] {
         for (name, entry) in root
             .get(section)
@@ -158,11 +158,11 @@ fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
                 ));
             }
             if kind == "tmpfs" && has_source {
-                diagnostics.push(error(
-                    "mount",
-                    volume.span,
-                    "invalid mount config for type \"tmpfs\": field Source must be empty".into(),
-                ));
+                let message = "invalid mount config for type \"tmpfs\": field Source must be empty";
+                diagnostics.push(match check_values {
+                    true => error("mount", volume.span, message.into()),
+                    false => Diagnostic::warning("mount", message).at(volume.span),
+                });
             }
             if volume.as_map().is_some() && volume.get_str("target").is_none_or(str::is_empty) {
                 diagnostics.push(error(
@@ -190,19 +190,106 @@ fn shape(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     }
 }
 
+/// One note for all keys that only a cluster of machines can honour. They are kept and printed.
+pub fn without_effect(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
+    /// More places would hide the message.
+    const MAX_SHOWN: usize = 3;
+    let mut found: Vec<(String, Span)> = Vec::new();
+    let mut see = |node: Option<&Node>, path: String| {
+        if let Some(node) = node
+            && !node.is_null()
+            && node.as_map().is_none_or(|map| !map.is_empty())
+        {
+            found.push((path, node.entry_span()));
+        }
+    };
+    for (name, service) in services(root) {
+        let path = |key: &str| format!("services.{name}.{key}");
+        for key in [
+            "credential_spec",
+            "isolation",
+            "cpu_count",
+            "cpu_percent",
+            "pull_refresh_after",
+        ] {
+            see(service.get(key), path(key));
+        }
+        for volume in list(service, "volumes") {
+            see(volume.get("consistency"), path("volumes.consistency"));
+        }
+        let Some(deploy) = service.get("deploy") else {
+            continue;
+        };
+        let mode = deploy.get("mode");
+        see(
+            mode.filter(|m| m.as_str() != Some("replicated")),
+            path("deploy.mode"),
+        );
+        for key in [
+            "endpoint_mode",
+            "placement",
+            "update_config",
+            "rollback_config",
+        ] {
+            see(deploy.get(key), path(&format!("deploy.{key}")));
+        }
+        let reservations = deploy.get("resources").and_then(|r| r.get("reservations"));
+        for key in ["cpus", "generic_resources"] {
+            let tail = format!("deploy.resources.reservations.{key}");
+            see(reservations.and_then(|r| r.get(key)), path(&tail));
+        }
+    }
+    for (name, network) in root
+        .get("networks")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flatten()
+    {
+        let attachable = network.get("attachable");
+        see(
+            attachable.filter(|n| n.as_bool() == Some(true)),
+            format!("networks.{name}.attachable"),
+        );
+    }
+    if found.is_empty() {
+        return;
+    }
+    found.dedup_by(|a, b| a.0 == b.0);
+    let names: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
+    let message = match names.len() {
+        1 => format!("{} has no effect on one machine", names[0]),
+        n if n <= MAX_SHOWN => format!("{} have no effect on one machine", names.join(", ")),
+        n => format!(
+            "{} and {} more keys have no effect on one machine",
+            names[..MAX_SHOWN].join(", "),
+            n - MAX_SHOWN
+        ),
+    };
+    let mut note = Diagnostic::note("no-effect", message);
+    for (_, span) in found.iter().take(MAX_SHOWN) {
+        note = note.at(*span);
+    }
+    diagnostics.push(note);
+}
+
 fn external_alone(section: &str, name: &str, entry: &Node, diagnostics: &mut Vec<Diagnostic>) {
     if entry.get("external").and_then(Node::as_bool) != Some(true) {
         return;
     }
     for (key, node) in entry.as_map().into_iter().flatten() {
         if key != "name" && key != "external" && !schema::is_extension(key) && !node.is_null() {
+            let message = format!(
+                "{section}.{name}: conflicting parameters \"external\" and {key:?} specified"
+            );
+            // The reference refuses it for volumes alone; elsewhere files have it and work.
+            let diagnostic = match section {
+                "volumes" => Diagnostic::error("external", message),
+                _ => Diagnostic::warning("external", message),
+            };
             diagnostics.push(
-                error(
-                    "external",
-                    node.entry_span(),
-                    format!("{section}.{name}: conflicting parameters \"external\" and {key:?} specified"),
-                )
-                .help("an external resource is used as it is; only its name can be given"),
+                diagnostic
+                    .at(node.entry_span())
+                    .help("an external resource is used as it is; only its name can be given"),
             );
         }
     }

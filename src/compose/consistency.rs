@@ -12,12 +12,10 @@ use crate::source::{Diagnostic, Map, Node, Span};
 
 /// References and contradictions of the enabled services (V4, V6, V7, S3).
 ///
-/// With `is_partial`, what seems missing may stand in a text that could not be read; only what is
-/// there is judged then.
 pub fn check(
     root: &Node,
     disabled: &Disabled,
-    is_partial: bool,
+    knowledge: Knowledge,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     let all = root.get("services").and_then(Node::as_map);
@@ -26,7 +24,8 @@ pub fn check(
             root,
             name,
             service,
-            is_partial,
+            is_partial: knowledge.is_partial,
+            templates: knowledge.templates,
             diagnostics,
         };
         one.check(all, disabled);
@@ -53,7 +52,17 @@ struct One<'a> {
     name: &'a str,
     service: &'a Node,
     is_partial: bool,
+    templates: bool,
     diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+/// How much of the project is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Knowledge {
+    /// What seems missing may stand in a text that could not be read; only what is there is judged.
+    pub is_partial: bool,
+    /// Names may hold `${…}`.
+    pub templates: bool,
 }
 
 impl One<'_> {
@@ -102,7 +111,15 @@ impl One<'_> {
             .is_some_and(|s| s.get(name).is_some())
     }
 
+    /// A name that only interpolation would tell.
+    fn is_template(&self, name: &str) -> bool {
+        self.templates && name.contains('$')
+    }
+
     fn undefined(&mut self, section: &str, kind: &str, name: &str, at: Span) {
+        if self.is_template(name) {
+            return;
+        }
         let service = self.name;
         let known = self.root.get(section).and_then(Node::as_map);
         let known = known.into_iter().flat_map(Map::keys).map(String::as_str);
@@ -169,11 +186,23 @@ impl One<'_> {
                     .map(|n| ("secrets", "build secret", n)),
             );
         for (section, kind, item) in uses {
-            if let Some(source) = item.get("source")
-                && let Some(name) = source.as_str()
-                && !self.defined(section, name)
-            {
-                self.undefined(section, kind, name, source.span);
+            match item.get("source").filter(|n| !n.is_null()) {
+                None => {
+                    let service = self.name;
+                    self.push(
+                        "undefined-resource",
+                        item.span,
+                        format!("service {service:?} refers to a {kind} without saying which"),
+                    )
+                    .help = Some("add `source:` with its name".into());
+                }
+                Some(source) => {
+                    if let Some(name) = source.as_str()
+                        && !self.defined(section, name)
+                    {
+                        self.undefined(section, kind, name, source.span);
+                    }
+                }
             }
         }
         for (model, node) in service
@@ -201,8 +230,11 @@ impl One<'_> {
                 continue;
             }
             let required = node.get("required").and_then(Node::as_bool) != Some(false);
+            if self.is_template(name) {
+                continue;
+            }
             match disabled.get(name) {
-                _ if !required => {}
+                Some(_) if !required => {}
                 Some(off) => {
                     let profiles: Vec<&str> =
                         list(off, "profiles").filter_map(Node::as_str).collect();
@@ -406,10 +438,13 @@ impl One<'_> {
                 );
             }
             if action == "rebuild" && self.service.get("build").is_none() {
-                self.push(
-                    "watch",
-                    rule.span,
-                    format!("service {name:?} doesn't have a build section, can't apply 'rebuild' on watch"),
+                // Only `watch` minds.
+                self.diagnostics.push(
+                    Diagnostic::warning(
+                        "watch",
+                        format!("service {name:?} doesn't have a build section, can't apply 'rebuild' on watch"),
+                    )
+                    .at(rule.span),
                 );
             }
         }

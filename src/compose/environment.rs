@@ -14,7 +14,7 @@ use crate::source::{Diagnostic, Map, Node, Span, Value, dotenv};
 
 /// Reads the files of every service; `environment` and `labels` win over them (E7, E12). The keys
 /// that named the files are removed (E10).
-pub fn resolve(session: &mut Session<'_>, root: &mut Node, project: &Environment) {
+pub fn resolve_env_files(session: &mut Session<'_>, root: &mut Node, project: &Environment) {
     let services = root.get_mut("services").and_then(Node::as_map_mut);
     for service in services.into_iter().flat_map(Map::values_mut) {
         let Some(service) = service.as_map_mut() else {
@@ -22,20 +22,34 @@ pub fn resolve(session: &mut Session<'_>, root: &mut Node, project: &Environment
         };
         if let Some(files) = service.shift_remove("env_file") {
             let own = values(service, "environment");
-            let found = read(session, &files, |name, earlier| {
-                project
-                    .get(name)
-                    .or_else(|| own.get(name))
-                    .or_else(|| earlier.get(name))
-                    .cloned()
-            });
+            let around = |name: &str| project.get(name).or_else(|| own.get(name)).cloned();
+            let found = read(session, &files, &Lookup::Around(&around));
             fill(service, "environment", found);
         }
+    }
+}
+
+/// Reads the label files of every service. No flag switches this off: labels are what containers
+/// are found by.
+pub fn resolve_label_files(session: &mut Session<'_>, root: &mut Node) {
+    let services = root.get_mut("services").and_then(Node::as_map_mut);
+    for service in services.into_iter().flat_map(Map::values_mut) {
+        let Some(service) = service.as_map_mut() else {
+            continue;
+        };
         if let Some(files) = service.shift_remove("label_file") {
-            let found = read(session, &files, |name, earlier| earlier.get(name).cloned());
+            let found = read(session, &files, &Lookup::EarlierFiles);
             fill(service, "labels", found);
         }
     }
+}
+
+/// What a file's `${…}` and bare keys see besides its own earlier lines.
+enum Lookup<'a> {
+    /// These variables before the file's own lines, the files before it after them (E8).
+    Around(&'a dyn Fn(&str) -> Option<String>),
+    /// Only the files before it, and those first (E12).
+    EarlierFiles,
 }
 
 type Values = IndexMap<String, String>;
@@ -83,11 +97,7 @@ fn fill(service: &mut Map, key: &str, found: Found) {
     }
 }
 
-fn read(
-    session: &mut Session<'_>,
-    files: &Node,
-    lookup: impl Fn(&str, &Values) -> Option<String>,
-) -> Found {
+fn read(session: &mut Session<'_>, files: &Node, lookup: &Lookup<'_>) -> Found {
     let mut texts = Values::new();
     let mut found = IndexMap::new();
     for item in files.as_list().unwrap_or_default() {
@@ -122,10 +132,21 @@ fn read(
         let text = session.sources.shared_text(id);
         let mut unset = Vec::new();
         let parsed = match item.get_str("format").filter(|f| !f.is_empty()) {
-            None => dotenv::parse(&text, &|name| lookup(name, &texts), &mut |name| {
-                unset.push(name.to_owned());
-            }),
-            Some("raw") => dotenv::parse_raw(&text, &|name| lookup(name, &texts)),
+            None => {
+                let earlier = |name: &str| texts.get(name).cloned();
+                let scope = match lookup {
+                    Lookup::Around(around) => dotenv::Scope {
+                        above: around,
+                        below: &earlier,
+                    },
+                    Lookup::EarlierFiles => dotenv::Scope::above(&earlier),
+                };
+                dotenv::parse(&text, &scope, &mut |name| unset.push(name.to_owned()))
+            }
+            Some("raw") => match lookup {
+                Lookup::Around(around) => dotenv::parse_raw(&text, around),
+                Lookup::EarlierFiles => dotenv::parse_raw(&text, &|_| None),
+            },
             Some(format) => {
                 session.diagnostics.push(
                     Diagnostic::error(

@@ -102,6 +102,8 @@ fn resolve(
     }
     while let Some(mut child) = chain.pop() {
         let mut service = base.service.clone();
+        // What a base resets has no target in who extends it (M14).
+        merge::settle(&mut service);
         if base.is_local {
             services.insert(base.name, base.service);
         }
@@ -165,15 +167,16 @@ fn base(
                 base: model.directory,
                 environment: model.environment,
             };
-            PathBuf::from(resolver.resolve(text))
+            PathBuf::from(clean(&resolver.resolve(text)))
         }
     };
     let documents = session.documents(&target, named.map(|n| n.span))?;
-    let found = documents
+    // The documents of a file are merged like files (P5).
+    let found: Vec<&Node> = documents
         .iter()
-        .rev()
-        .find_map(|d| d.get("services").and_then(|s| s.get(service)));
-    let Some(found) = found else {
+        .filter_map(|d| d.get("services").and_then(|s| s.get(service)))
+        .collect();
+    if found.is_empty() {
         let empty = Map::new();
         let known = documents
             .iter()
@@ -181,17 +184,32 @@ fn base(
             .unwrap_or(&empty);
         not_found(session, known, from, file, service, &target, service_at);
         return None;
-    };
-    let mut found = found.clone();
-    let mut at = TreePath::default();
-    at.push_key("services");
-    at.push_key(service);
-    session.admit(&mut found, &BASE, at, model);
-    if found.is_null() {
-        found.value = Value::Map(Map::new());
     }
+    let mut merged: Option<Node> = None;
+    for document in found {
+        let mut document = document.clone();
+        let mut at = TreePath::default();
+        at.push_key("services");
+        at.push_key(service);
+        session.admit(&mut document, &BASE, at, model);
+        if document.is_null() {
+            document.value = Value::Map(Map::new());
+        }
+        if let Some(map) = document.as_map_mut() {
+            session.canonical().service(map);
+        }
+        match &mut merged {
+            None => merged = Some(document),
+            Some(merged) => {
+                merge::reset(merged, &mut document);
+                merge::settle(&mut document);
+                merge::service(merged, document, &mut session.diagnostics);
+                merge::unique_service(merged);
+            }
+        }
+    }
+    let mut found = merged?;
     if let Some(map) = found.as_map_mut() {
-        session.canonical().service(map);
         let directory = target.parent().unwrap_or(Path::new("/"));
         // Without path resolution the paths are still moved under the main file's directory.
         let relative = directory.strip_prefix(model.directory).unwrap_or(directory);

@@ -285,7 +285,7 @@ fn env_file(
     };
     let text = session.sources.shared_text(id);
     let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).cloned();
-    match dotenv::parse(&text, &lookup, &mut |_| {}) {
+    match dotenv::parse(&text, &dotenv::Scope::above(&lookup), &mut |_| {}) {
         Ok(found) => found
             .into_iter()
             .map(|(name, assignment)| {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::admit::{Environment, Places};
-use super::extends::is_remote;
+use super::extends::{clean_path, is_remote};
 use super::merge;
 use super::model::{Model, Session};
 use super::paths::Resolver;
@@ -162,7 +162,7 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
             files.push(session.remote(text, Some(item.span), model.environment)?);
             continue;
         }
-        files.push(PathBuf::from(resolver.resolve(text)));
+        files.push(clean_path(Path::new(&resolver.resolve(text))));
     }
     let Some(first) = files.first().cloned() else {
         session.diagnostics.push(
@@ -183,7 +183,7 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
         return None;
     }
     let directory = match &item.directory {
-        Some(text) => PathBuf::from(resolver.resolve(text)),
+        Some(text) => clean_path(Path::new(&resolver.resolve(text))),
         None => first.parent().unwrap_or(Path::new("/")).to_owned(),
     };
     let mut environment = model.environment.clone();
@@ -223,6 +223,19 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
         places: &places,
         chain: &chain,
     })?;
+    if !session.resolve_paths {
+        // Relative paths stay relative, but to the directory of the model that includes.
+        let base = directory
+            .strip_prefix(model.directory)
+            .unwrap_or(&directory);
+        if !base.as_os_str().is_empty() {
+            Resolver {
+                base,
+                environment: &environment,
+            }
+            .project(&mut included);
+        }
+    }
     for section in ["secrets", "configs"] {
         for (name, object) in included
             .get(section)
@@ -260,7 +273,8 @@ fn extend_environment(
         }
     };
     let text = session.sources.shared_text(id);
-    let found = dotenv::parse(&text, &|name| environment.get(name).cloned(), &mut |_| {});
+    let lookup = |name: &str| environment.get(name).cloned();
+    let found = dotenv::parse(&text, &dotenv::Scope::above(&lookup), &mut |_| {});
     match found {
         Ok(found) => {
             for (name, assignment) in found {

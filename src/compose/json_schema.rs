@@ -80,8 +80,10 @@ fn of(shape: &'static Shape, definitions: &mut Map<String, Value>) -> Value {
     let types = |types: &[&str]| json!({"type": types});
     match shape {
         Shape::Any => json!({}),
-        Shape::Text => json!({"type": "string"}),
+        Shape::Text | Shape::TextSize => json!({"type": "string"}),
         Shape::Bool => types(&["boolean", "string"]),
+        Shape::PlainBool => json!({"type": "boolean"}),
+        Shape::PlainInt => json!({"type": "integer"}),
         Shape::Int => types(&["integer", "string"]),
         Shape::Number | Shape::TextOrNumber | Shape::Size => types(&["number", "string"]),
         Shape::TextOrInt => types(&["string", "integer"]),
@@ -95,6 +97,9 @@ fn of(shape: &'static Shape, definitions: &mut Map<String, Value>) -> Value {
         ]}),
         Shape::Null => json!({"type": "null"}),
         Shape::List(item) => json!({"type": "array", "items": of(item, definitions)}),
+        Shape::Set(item) => {
+            json!({"type": "array", "items": of(item, definitions), "uniqueItems": true})
+        }
         Shape::Dict(item) => {
             json!({"type": "object", "additionalProperties": of(item, definitions)})
         }

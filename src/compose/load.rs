@@ -87,6 +87,13 @@ pub fn project_name(
     }
 }
 
+/// The variables that a load with these options sees. What is wrong with an env file is said when
+/// the project is loaded.
+pub fn variables(options: &LoadOptions, files: &dyn Files) -> BTreeMap<String, String> {
+    let mut session = Session::new(files, Some(options.current_dir.clone()));
+    find::find(&mut session, options).environment
+}
+
 fn no_file() -> Diagnostic {
     Diagnostic::error("no-file", "no configuration file provided: not found")
         .help("write a compose.yaml here, or name a file with -f")
@@ -151,7 +158,7 @@ fn project(
             .map(|map| map.insert("name".to_owned(), node));
     }
 
-    check::required(&root, &mut session.diagnostics);
+    check::required(&root, options.check_values, &mut session.diagnostics);
     if options.normalize {
         normalize::normalize(&mut root, name.as_str());
     }
@@ -166,7 +173,10 @@ fn project(
         consistency::check(
             &root,
             &disabled,
-            session.is_partial,
+            consistency::Knowledge {
+                is_partial: session.is_partial,
+                templates: !options.interpolate,
+            },
             &mut session.diagnostics,
         );
     }
@@ -174,10 +184,17 @@ fn project(
     if !options.all_resources {
         normalize::drop_unused(&mut root);
     }
-    if options.resolve_environment {
-        environment::resolve(session, &mut root, &found.environment);
+    check::without_effect(&root, &mut session.diagnostics);
+    // A template names no file yet.
+    let resolve_environment = options.resolve_environment && options.interpolate;
+    if resolve_environment {
+        environment::resolve_env_files(session, &mut root, &found.environment);
+    }
+    if options.interpolate {
+        environment::resolve_label_files(session, &mut root);
     }
     let locations = bind::locations(&root, &session.sources);
+    let mut doubts = Vec::new();
     let mut project = bind::project(
         &root,
         name,
@@ -185,9 +202,10 @@ fn project(
             templates: !options.interpolate,
             refuse: options.check_values,
         },
-        options.resolve_environment,
-        &mut session.diagnostics,
+        resolve_environment,
+        &mut doubts,
     );
+    session.report_news(doubts);
     project.working_dir = found.directory.clone();
     project.config_files = found.files.clone();
     project.environment_files = found.env_files.clone();

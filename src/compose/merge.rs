@@ -81,9 +81,8 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
         *left = right;
         return;
     }
-    let rule = match (&left.value, &right.value) {
-        (Value::Map(_) | Value::List(_), _) => rule(&path.keys()),
-        (_, Value::Map(_) | Value::List(_)) => rule(&path.keys()),
+    let rule = match &left.value {
+        Value::Map(_) | Value::List(_) => rule(&path.keys()),
         _ => Rule::Replace,
     };
     if right.is_null() {
@@ -140,7 +139,7 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
             below.append(above);
             left.history.rule(rule::APPEND, at);
         }
-        (Value::Map(_) | Value::List(_), _, _) | (_, Value::Map(_) | Value::List(_), _) => {
+        _ => {
             diagnostics.push(
                 Diagnostic::error(
                     "merge-kind",
@@ -151,7 +150,6 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
                 .help("use `!override` to replace the value whatever it was"),
             );
         }
-        _ => *left = right,
     }
 }
 
@@ -247,8 +245,12 @@ pub fn unique_service(service: &mut Node) {
         n.as_str().or_else(|| n.get_str("path")).map(str::to_owned)
     });
     for (key, directory) in [("secrets", "/run/secrets/"), ("configs", "/")] {
+        // The target as it is written: `a` and `/run/secrets/a` are two to the reference.
         unique(service.get_mut(key), rule::UNIQUE_TARGET, |n| {
-            file_target(n, directory)
+            match n.get_str("target").filter(|t| !t.is_empty()) {
+                Some(target) => Some(target.to_owned()),
+                None => file_target(n, directory),
+            }
         });
     }
     unique(service.get_mut("ports"), rule::UNIQUE_PORT, |n| {
@@ -263,7 +265,7 @@ pub fn unique_service(service: &mut Node) {
         ))
     });
     if let Some(build) = service.get_mut("build").and_then(Node::as_map_mut) {
-        for key in ["tags", "extra_hosts", "platforms"] {
+        for key in ["tags", "extra_hosts"] {
             unique(build.get_mut(key), rule::UNIQUE_VALUE, |n| n.scalar_text());
         }
     }

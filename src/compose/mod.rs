@@ -45,7 +45,7 @@ pub use environment::{UnsetObject, resolve_environment_objects};
 pub use extends::clean_url as without_credentials;
 pub use extra::*;
 pub use find::{DEFAULT_FILES, LoadOptions};
-pub use load::{Loaded, load, project_name};
+pub use load::{Loaded, load, project_name, variables};
 pub use network::*;
 pub use project::*;
 pub use resource::*;

@@ -258,15 +258,19 @@ impl<'a> Session<'a> {
             self.parsed.remove(path);
             let documents = Rc::try_unwrap(documents).unwrap_or_else(|shared| (*shared).clone());
             let mut versions = 0;
+            let is_alone = documents.len() == 1;
             for mut document in documents {
-                if document.is_null() {
+                if document.is_null() && is_alone {
                     continue;
                 }
                 if document.as_map().is_none() {
-                    self.diagnostics.push(
+                    let diagnostic =
                         Diagnostic::error("top-level", "top-level object must be a mapping")
-                            .label(document.span, format!("this is {}", document.value.kind())),
-                    );
+                            .label(document.span, format!("this is {}", document.value.kind()));
+                    self.diagnostics.push(match document.is_null() {
+                        true => diagnostic.help("remove the `---` that begins an empty document"),
+                        false => diagnostic,
+                    });
                     continue;
                 }
                 self.admit(
@@ -398,6 +402,28 @@ impl<'a> Session<'a> {
                 self.diagnostics.push(diagnostic);
             }
         }
+    }
+
+    /// Reports what is no echo of an error that was reported already: one mistake, one message.
+    pub fn report_news(&mut self, found: Vec<Diagnostic>) {
+        let known: Vec<Span> = self
+            .diagnostics
+            .iter()
+            .filter(|d| d.is_error())
+            .filter_map(|d| d.labels.first())
+            .map(|label| label.span)
+            .collect();
+        let is_known = |span: Span| {
+            let line = |at: Span| self.sources.place(at).line;
+            known
+                .iter()
+                .any(|k| k.file == span.file && line(*k) == line(span))
+        };
+        let news: Vec<Diagnostic> = found
+            .into_iter()
+            .filter(|d| d.is_error() || d.labels.first().is_none_or(|l| !is_known(l.span)))
+            .collect();
+        self.diagnostics.extend(news);
     }
 
     /// Names of resources become parts of file names and labels.

@@ -21,12 +21,6 @@ pub fn defaults(root: &mut Node) {
             let span = build.span;
             if let Some(build) = build.as_map_mut() {
                 default(build, "context", span, Value::Text(".".into()));
-                if !build.contains_key("dockerfile_inline") {
-                    default(build, "dockerfile", span, Value::Text("Dockerfile".into()));
-                }
-                for secret in list(build.get_mut("secrets")) {
-                    secret_target(secret);
-                }
             }
         }
         for secret in list(service.get_mut("secrets")) {
@@ -40,7 +34,9 @@ pub fn defaults(root: &mut Node) {
             }
         }
         for volume in list(service.get_mut("volumes")) {
-            if let Some(bind) = volume.get_mut("bind") {
+            if volume.get_str("type") == Some("bind")
+                && let Some(bind) = volume.get_mut("bind")
+            {
                 let span = bind.span;
                 if let Some(bind) = bind.as_map_mut() {
                     default(bind, "create_host_path", span, Value::Bool(true));
@@ -159,6 +155,14 @@ pub fn normalize(root: &mut Node, project: &str) {
             .is_some_and(|n| n.contains_key("default"))
         {
             default_used.get_or_insert(span);
+        }
+        if let Some(build) = service.get_mut("build") {
+            let span = build.span;
+            if let Some(build) = build.as_map_mut()
+                && !build.contains_key("dockerfile_inline")
+            {
+                default(build, "dockerfile", span, Value::Text("Dockerfile".into()));
+            }
         }
         imply_dependencies(service);
         if let Some(Value::Text(policy)) = service.get_mut("pull_policy").map(|p| &mut p.value)
@@ -305,12 +309,6 @@ pub fn drop_unused(root: &mut Node) {
             "secrets",
             service.get("build").and_then(|b| b.get("secrets")),
         );
-        if let Some(name) = service
-            .get("credential_spec")
-            .and_then(|c| c.get_str("config"))
-        {
-            used.insert(("configs", name.to_owned()));
-        }
     }
     for section in ["networks", "volumes", "secrets", "configs", "models"] {
         if let Some(entries) = root.get_mut(section).and_then(Node::as_map_mut) {

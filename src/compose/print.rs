@@ -106,7 +106,7 @@ impl Printer {
                         .collect(),
                 )
             }
-            (Value::List(list), Shape::List(item)) => {
+            (Value::List(list), Shape::List(item) | Shape::Set(item)) => {
                 list.iter().map(|n| self.node(n, item)).collect()
             }
             (value, Shape::OneOf(shapes)) => {
@@ -114,7 +114,7 @@ impl Printer {
                     matches!(
                         (value, s),
                         (Value::Map(_), Shape::Object(_) | Shape::Dict(_))
-                            | (Value::List(_), Shape::List(_))
+                            | (Value::List(_), Shape::List(_) | Shape::Set(_))
                     )
                 });
                 match fitting {
@@ -200,11 +200,18 @@ fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) ->
         Value::Bool(value) => !value,
         Value::Int(value) => *value == 0,
         Value::Float(value) => *value == 0.0,
-        Value::Text(text) => text.is_empty() || (text == "0" && matches!(shape, Shape::Size)),
+        Value::Text(text) => {
+            text.is_empty() || (text == "0" && matches!(shape, Shape::Size | Shape::TextSize))
+        }
         Value::List(list) => list.is_empty(),
         Value::Map(map) => {
-            map.is_empty()
-                && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
+            let is_empty = match key {
+                "ipam" => map
+                    .values()
+                    .all(|n| n.as_list().is_some_and(|l| l.is_empty())),
+                _ => map.is_empty(),
+            };
+            is_empty && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
         }
     }
 }

@@ -106,10 +106,10 @@ pub fn select(
     let Some(map) = root.get_mut("services").and_then(Node::as_map_mut) else {
         return;
     };
-    drop_optional(map);
     if options.services.is_empty() {
         return;
     }
+    drop_optional(map);
     let mut wanted: BTreeSet<String> = BTreeSet::new();
     let mut queue: VecDeque<String> = VecDeque::new();
     for pattern in &options.services {

@@ -11,8 +11,12 @@ pub enum Shape {
     Text,
     /// A boolean, or a string that reads as one after interpolation.
     Bool,
+    /// A boolean and nothing that reads as one.
+    PlainBool,
     /// A whole number, or a string that reads as one.
     Int,
+    /// A whole number and nothing that reads as one.
+    PlainInt,
     /// A number, or a string that reads as one.
     Number,
     /// A string or a whole number, kept as text.
@@ -23,6 +27,8 @@ pub enum Shape {
     Scalar,
     /// Bytes: a whole number, or a number with a unit.
     Size,
+    /// Bytes as a text: a number with a unit.
+    TextSize,
     /// `1m30s`, never a bare number.
     Duration,
     /// File permissions: an octal string or a number.
@@ -30,6 +36,8 @@ pub enum Shape {
     Choice(&'static [&'static str]),
     Null,
     List(&'static Shape),
+    /// A list in which no item stands twice.
+    Set(&'static Shape),
     /// A mapping with keys of the user's.
     Dict(&'static Shape),
     /// A mapping of scalars, or a list of `key=value`.
@@ -106,8 +114,8 @@ fn edit_distance(a: &str, b: &str) -> usize {
 }
 
 use Shape::{
-    Any, Bool, Choice, Dict, Duration, Int, List, Mode, Null, Number, OneOf, Pairs, Scalar, Size,
-    Text, TextOrInt, TextOrNumber,
+    Any, Bool, Choice, Dict, Duration, Int, List, Mode, Null, Number, OneOf, Pairs, PlainBool,
+    PlainInt, Scalar, Set, Size, Text, TextOrInt, TextOrNumber, TextSize,
 };
 
 macro_rules! object {
@@ -121,13 +129,15 @@ macro_rules! object {
 }
 
 const TEXTS: Shape = List(&Text);
+const DISTINCT_TEXTS: Shape = Set(&Text);
 /// A string or a list of strings.
 const TEXT_OR_TEXTS: Shape = OneOf(&[Text, List(&Text)]);
 const NULLABLE_TEXT: Shape = OneOf(&[Null, Text]);
 /// Null, a shell-like line, or a list of words.
 const COMMAND: Shape = OneOf(&[Null, Text, List(&Text)]);
 const HOSTS: Shape = OneOf(&[List(&Text), Dict(&OneOf(&[Text, List(&Text)]))]);
-const OPTIONS: Shape = Dict(&OneOf(&[TextOrNumber, Null]));
+const OPTIONS: Shape = Dict(&TextOrNumber);
+const NULLABLE_OPTIONS: Shape = Dict(&OneOf(&[TextOrNumber, Null]));
 const ULIMITS: Shape = Dict(&OneOf(&[Int, Shape::Object(&ULIMIT)]));
 const EXTERNAL: Shape = OneOf(&[Bool, Shape::Object(&EXTERNAL_NAME)]);
 const FILE_USES: Shape = List(&OneOf(&[Text, Shape::Object(&FILE_USE)]));
@@ -135,7 +145,7 @@ const HOOKS: Shape = List(&Shape::Object(&HOOK));
 
 object!(PROJECT keep [] {
     "name": Text,
-    "version": TextOrNumber,
+    "version": Text,
     "include": List(&OneOf(&[Text, Shape::Object(&INCLUDE)])),
     "services": Dict(&OneOf(&[Shape::Object(&SERVICE), Null])),
     "networks": Dict(&OneOf(&[Shape::Object(&NETWORK), Null])),
@@ -175,9 +185,9 @@ object!(SERVICE keep ["init", "attach", "scale", "command", "entrypoint"] {
     "configs": FILE_USES,
     "container_name": Text,
     "credential_spec": Shape::Object(&CREDENTIAL_SPEC),
-    "depends_on": OneOf(&[List(&Text), Dict(&Shape::Object(&DEPENDENCY))]),
+    "depends_on": OneOf(&[DISTINCT_TEXTS, Dict(&Shape::Object(&DEPENDENCY))]),
     "deploy": OneOf(&[Shape::Object(&DEPLOY), Null]),
-    "device_cgroup_rules": TEXTS,
+    "device_cgroup_rules": DISTINCT_TEXTS,
     "devices": List(&OneOf(&[Text, Shape::Object(&DEVICE)])),
     "dns": TEXT_OR_TEXTS,
     "dns_opt": TEXTS,
@@ -189,9 +199,9 @@ object!(SERVICE keep ["init", "attach", "scale", "command", "entrypoint"] {
     "env_file": OneOf(&[Text, List(&OneOf(&[Text, Shape::Object(&ENV_FILE)]))]),
     "expose": List(&TextOrInt),
     "extends": OneOf(&[Text, Shape::Object(&EXTENDS)]),
-    "external_links": TEXTS,
+    "external_links": DISTINCT_TEXTS,
     "extra_hosts": HOSTS,
-    "group_add": List(&TextOrInt),
+    "group_add": Set(&TextOrInt),
     "gpus": OneOf(&[Choice(&["all"]), List(&Shape::Object(&DEVICE_REQUEST))]),
     "hostname": Text,
     "healthcheck": Shape::Object(&HEALTHCHECK),
@@ -208,9 +218,9 @@ object!(SERVICE keep ["init", "attach", "scale", "command", "entrypoint"] {
     "memswap_limit": Size,
     "mem_swappiness": Size,
     "mac_address": Text,
-    "models": OneOf(&[List(&Text), Dict(&OneOf(&[Shape::Object(&SERVICE_MODEL), Null]))]),
+    "models": OneOf(&[DISTINCT_TEXTS, Dict(&OneOf(&[Shape::Object(&SERVICE_MODEL), Null]))]),
     "network_mode": Text,
-    "networks": OneOf(&[List(&Text), Dict(&OneOf(&[Shape::Object(&SERVICE_NETWORK), Null]))]),
+    "networks": OneOf(&[DISTINCT_TEXTS, Dict(&OneOf(&[Shape::Object(&SERVICE_NETWORK), Null]))]),
     "oom_kill_disable": Bool,
     "oom_score_adj": Int,
     "pid": NULLABLE_TEXT,
@@ -225,7 +235,7 @@ object!(SERVICE keep ["init", "attach", "scale", "command", "entrypoint"] {
     "runtime": Text,
     "scale": Int,
     "secrets": FILE_USES,
-    "security_opt": TEXTS,
+    "security_opt": DISTINCT_TEXTS,
     "shm_size": Size,
     "stdin_open": Bool,
     "stop_grace_period": Duration,
@@ -235,12 +245,12 @@ object!(SERVICE keep ["init", "attach", "scale", "command", "entrypoint"] {
     "tmpfs": TEXT_OR_TEXTS,
     "tty": Bool,
     "ulimits": ULIMITS,
-    "use_api_socket": Bool,
+    "use_api_socket": PlainBool,
     "user": Text,
     "userns_mode": Text,
     "uts": Text,
     "volumes": List(&OneOf(&[Text, Shape::Object(&MOUNT)])),
-    "volumes_from": TEXTS,
+    "volumes_from": DISTINCT_TEXTS,
     "working_dir": Text,
     "pre_start": HOOKS,
     "post_start": HOOKS,
@@ -284,12 +294,12 @@ object!(WATCH keep [] {
     "action": Choice(&["rebuild", "sync", "restart", "sync+restart", "sync+exec"]),
     "target": Text,
     "exec": Shape::Object(&HOOK),
-    "include": TEXT_OR_TEXTS,
-    "ignore": TEXT_OR_TEXTS,
-    "initial_sync": Bool,
+    "include": OneOf(&[Text, DISTINCT_TEXTS]),
+    "ignore": OneOf(&[Text, DISTINCT_TEXTS]),
+    "initial_sync": PlainBool,
 });
 
-object!(HOOK keep [] {
+object!(HOOK keep ["command"] {
     "command": COMMAND,
     "image": Text,
     "user": Text,
@@ -341,10 +351,10 @@ object!(DEPLOY_RESOURCES keep [] {
     "limits": Shape::Object(&DEPLOY_LIMITS),
     "reservations": Shape::Object(&DEPLOY_RESERVATIONS),
 });
-object!(DEPLOY_LIMITS keep [] { "cpus": Number, "memory": Size, "pids": Int, });
+object!(DEPLOY_LIMITS keep [] { "cpus": Number, "memory": TextSize, "pids": Int, });
 object!(DEPLOY_RESERVATIONS keep [] {
     "cpus": Number,
-    "memory": Size,
+    "memory": TextSize,
     "devices": List(&Shape::Object(&DEVICE_REQUEST)),
     "generic_resources": List(&Shape::Object(&GENERIC_RESOURCE)),
 });
@@ -352,11 +362,11 @@ object!(GENERIC_RESOURCE keep [] {
     "discrete_resource_spec": Shape::Object(&DISCRETE_RESOURCE),
 });
 object!(DISCRETE_RESOURCE keep ["value"] { "kind": Text, "value": Int, });
-object!(DEVICE_REQUEST keep [] {
-    "capabilities": TEXTS,
+object!(DEVICE_REQUEST keep ["count"] {
+    "capabilities": DISTINCT_TEXTS,
     "driver": Text,
     "count": OneOf(&[Choice(&["all"]), Int]),
-    "device_ids": TEXTS,
+    "device_ids": DISTINCT_TEXTS,
     "options": Pairs,
 });
 object!(DEPLOY_RESTART keep ["max_attempts"] {
@@ -391,20 +401,20 @@ object!(HEALTHCHECK keep ["retries"] {
     "disable": Bool,
 });
 
-object!(LOGGING keep [] { "driver": Text, "options": OPTIONS, });
+object!(LOGGING keep [] { "driver": Text, "options": NULLABLE_OPTIONS, });
 
 object!(SERVICE_MODEL keep [] { "endpoint_var": Text, "model_var": Text, });
 
 object!(SERVICE_NETWORK keep [] {
     "aliases": TEXTS,
     "driver_opts": OPTIONS,
-    "gw_priority": Int,
+    "gw_priority": PlainInt,
     "interface_name": Text,
     "ipv4_address": Text,
     "ipv6_address": Text,
     "link_local_ips": TEXTS,
     "mac_address": Text,
-    "priority": Int,
+    "priority": PlainInt,
 });
 
 object!(PORT keep [] {
@@ -420,8 +430,8 @@ object!(PORT keep [] {
 object!(FILE_USE keep ["mode"] {
     "source": Text,
     "target": Text,
-    "uid": TextOrInt,
-    "gid": TextOrInt,
+    "uid": Text,
+    "gid": Text,
     "mode": Mode,
 });
 
@@ -506,7 +516,7 @@ object!(CONFIG keep [] {
 object!(MODEL keep [] {
     "name": Text,
     "model": Text,
-    "context_size": Int,
+    "context_size": PlainInt,
     "runtime_flags": TEXTS,
 });
 

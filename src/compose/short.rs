@@ -134,6 +134,9 @@ pub struct ShortVolume {
     pub no_copy: bool,
     pub propagation: Option<String>,
     pub selinux: Option<String>,
+    /// One or two characters: the reference takes such a text for a target without a look at it,
+    /// and fills nothing in.
+    is_tiny: bool,
 }
 
 impl ShortVolume {
@@ -156,20 +159,27 @@ impl ShortVolume {
         if self.read_only {
             map.insert("read_only".into(), node(Value::Bool(true)));
         }
-        let mut options = Map::new();
+        // Options are kept where they have no effect, too: the canonical form is what was written.
+        let mut bind = Map::new();
         if is_bind {
-            options.insert("create_host_path".into(), node(Value::Bool(true)));
-            if let Some(selinux) = &self.selinux {
-                options.insert("selinux".into(), text(selinux));
-            }
-            if let Some(propagation) = &self.propagation {
-                options.insert("propagation".into(), text(propagation));
-            }
-        } else if self.no_copy {
-            options.insert("nocopy".into(), node(Value::Bool(true)));
+            bind.insert("create_host_path".into(), node(Value::Bool(true)));
         }
-        let key = if is_bind { "bind" } else { "volume" };
-        map.insert(key.into(), node(Value::Map(options)));
+        if let Some(selinux) = &self.selinux {
+            bind.insert("selinux".into(), text(selinux));
+        }
+        if let Some(propagation) = &self.propagation {
+            bind.insert("propagation".into(), text(propagation));
+        }
+        let mut volume = Map::new();
+        if self.no_copy {
+            volume.insert("nocopy".into(), node(Value::Bool(true)));
+        }
+        if !bind.is_empty() {
+            map.insert("bind".into(), node(Value::Map(bind)));
+        }
+        if !volume.is_empty() || !is_bind && !self.is_tiny {
+            map.insert("volume".into(), node(Value::Map(volume)));
+        }
         node(Value::Map(map))
     }
 }
@@ -181,6 +191,7 @@ pub fn volume(text: &str) -> Result<ShortVolume, VolumeError> {
         1 | 2 => {
             return Ok(ShortVolume {
                 target: text.to_owned(),
+                is_tiny: true,
                 ..ShortVolume::default()
             });
         }
@@ -269,41 +280,77 @@ pub fn unbracket(address: &str) -> &str {
         .unwrap_or(address)
 }
 
-/// A command line to words: quotes and backslashes as in a shell, nothing else. `None` when a quote
-/// stays open.
-pub fn split_words(line: &str) -> Option<Vec<String>> {
-    // The reference splits with mattn/go-shellwords, which knows no comments; a `#` is a word.
+/// A command line as words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Words {
+    pub words: Vec<String>,
+    /// The shell's operator at which the reference stops reading; it drops the rest of the line.
+    pub cut_at: Option<char>,
+}
+
+/// A command line to words by the rules of mattn/go-shellwords, which the reference uses (C11).
+///
+/// They are not quite a shell's: a backslash escapes any character, in double quotes too; there
+/// are no comments; text in backquotes and in `$(…)` is one word; an operator of the shell ends the
+/// reading. `None` when a quote stays open.
+pub fn split_words(line: &str) -> Option<Words> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
+    let (mut in_backquotes, mut in_substitution) = (false, false);
+    let mut cut_at = None;
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
-        match (quote, c) {
-            (None | Some('"'), '\\') => {
-                let next = chars.next()?;
-                let word = word.get_or_insert_default();
-                // Inside double quotes a backslash is special only before these (POSIX 2.2.3).
-                if quote.is_some() && !matches!(next, '"' | '\\' | '$' | '`' | '\n') {
-                    word.push('\\');
-                }
-                if next != '\n' {
-                    word.push(next);
-                }
-            }
-            (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (Some(open), c) if c == open => quote = None,
-            (None, ' ' | '\t' | '\r' | '\n') => words.extend(word.take()),
-            (_, c) => word.get_or_insert_default().push(c),
+        if c == '\\' && quote != Some('\'') {
+            word.get_or_insert_default().push(chars.next()?);
+            continue;
         }
+        if matches!(c, ' ' | '\t' | '\r' | '\n') {
+            if quote.is_some() || in_backquotes || in_substitution {
+                word.get_or_insert_default().push(c);
+            } else {
+                words.extend(word.take());
+            }
+            continue;
+        }
+        match c {
+            '"' | '\'' if !in_substitution && quote.is_none_or(|open| open == c) => {
+                quote = match quote {
+                    Some(_) => None,
+                    None => Some(c),
+                };
+                word.get_or_insert_default();
+                continue;
+            }
+            '`' if quote.is_none() && !in_substitution => in_backquotes = !in_backquotes,
+            ')' if quote.is_none() && !in_backquotes => in_substitution = !in_substitution,
+            '(' if quote.is_none() && !in_backquotes => {
+                if in_substitution || !word.as_deref().is_some_and(|w| w.ends_with('$')) {
+                    return None;
+                }
+                in_substitution = true;
+            }
+            ';' | '&' | '|' | '<' | '>'
+                if quote.is_none() && !in_backquotes && !in_substitution =>
+            {
+                // In `2>` the digit belongs to the operator.
+                let starts_with_digit =
+                    |w: &String| w.starts_with(|first: char| first.is_ascii_digit());
+                if c == '>' && word.as_ref().is_some_and(starts_with_digit) {
+                    word = None;
+                }
+                cut_at = Some(c);
+                break;
+            }
+            _ => {}
+        }
+        word.get_or_insert_default().push(c);
     }
-    if quote.is_some() {
+    if quote.is_some() || in_backquotes || in_substitution {
         return None;
     }
     words.extend(word);
-    Some(words)
+    Some(Words { words, cut_at })
 }
 
 #[cfg(test)]
@@ -382,19 +429,26 @@ mod tests {
 
     #[test]
     fn words_c11() {
-        let words = |s: &str| split_words(s);
-        assert_eq!(
-            words("sh -c 'a b' \"c d\" e\\ f"),
-            Some(vec![
-                "sh".into(),
-                "-c".into(),
-                "a b".into(),
-                "c d".into(),
-                "e f".into()
-            ])
-        );
-        assert_eq!(words(""), Some(vec![]));
-        assert_eq!(words("''"), Some(vec![String::new()]));
-        assert_eq!(words("a 'b"), None);
+        let words = |line: &str| split_words(line).map(|w| (w.words.join("|"), w.cut_at));
+        for (line, expected, cut_at) in [
+            ("sh -c 'a b' \"c d\" e\\ f", "sh|-c|a b|c d|e f", None),
+            ("", "", None),
+            ("a '' b", "a||b", None),
+            ("a # b", "a|#|b", None),
+            ("\"a\\tb\"", "atb", None),
+            ("a\\\nb", "a\nb", None),
+            ("a `b c`", "a|`b c`", None),
+            ("a $(b c)", "a|$(b c)", None),
+            ("a;b c", "a", Some(';')),
+            ("a && b", "a", Some('&')),
+            ("a 2> b", "a", Some('>')),
+            ("a2>b", "a2", Some('>')),
+            ("'a|b' c\\;d", "a|b|c;d", None),
+        ] {
+            assert_eq!(words(line), Some((expected.to_owned(), cut_at)), "{line}");
+        }
+        for line in ["a 'b", "a\\", "a (b)", "a)b", "a `b"] {
+            assert_eq!(words(line), None, "{line}");
+        }
     }
 }

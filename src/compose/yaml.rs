@@ -97,7 +97,10 @@ fn text(out: &mut String, value: &str, depth: usize, position: Position) {
     if value.is_empty() || reads_as_other(value) {
         return double_quoted(out, value);
     }
-    if value.chars().any(|c| c.is_control() && c != '\n') {
+    if value
+        .chars()
+        .any(|c| c.is_control() && c != '\n' || is_break(c))
+    {
         return double_quoted(out, value);
     }
     if value.contains('\n') {
@@ -158,6 +161,11 @@ fn reads_as_other(value: &str) -> bool {
             && day.len() <= 2 && is_digits(day))
 }
 
+/// Line breaks to readers of YAML 1.1, and the mark that only a file's beginning may have.
+fn is_break(c: char) -> bool {
+    matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}')
+}
+
 fn is_plain(value: &str) -> bool {
     let mut chars = value.chars();
     let Some(first) = chars.next() else {
@@ -176,7 +184,6 @@ fn is_plain(value: &str) -> bool {
         && !value.ends_with([' ', ':'])
         && !value.contains(": ")
         && !value.contains(" #")
-        && !value.contains('\u{feff}')
 }
 
 /// A block keeps a text as it is, unless its first line begins with a blank or a line ends in one.
@@ -213,7 +220,15 @@ fn double_quoted(out: &mut String, value: &str) {
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
             '\0' => out.push_str("\\0"),
-            c if c.is_control() => _ = write!(out, "\\u{:04x}", u32::from(c)),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\u{1b}' => out.push_str("\\e"),
+            c if c.is_control() || is_break(c) => match u32::from(c) {
+                code @ 0..=0xff => _ = write!(out, "\\x{code:02X}"),
+                code => _ = write!(out, "\\u{code:04X}"),
+            },
             c => out.push(c),
         }
     }
@@ -273,6 +288,9 @@ mod tests {
             "$x",
             "\\",
             "a\u{85}b",
+            "\u{2028}",
+            "a\u{2029}b",
+            "\u{7}\u{b}\u{1b}\u{7f}",
             "\u{feff}",
             "|",
             "?",

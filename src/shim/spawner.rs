@@ -30,12 +30,9 @@ const NAME: &str = "wharf-spawner";
 ///
 /// # Errors
 /// Of the socket pair or the start.
-#[expect(
-    clippy::zombie_processes,
-    reason = "it lives as long as the engine, which waits for all of its children at its end"
-)]
 pub fn start() -> io::Result<OwnedFd> {
     let (engine, spawner) = socket::pair()?;
+    // It lives as long as the engine, which waits for all of its children at its end.
     Command::new("/proc/self/exe")
         .arg0(NAME)
         .stdin(spawner)

@@ -11,6 +11,8 @@ use super::{History, Origin, SourceMap, Span, Step};
 pub enum Severity {
     Error,
     Warning,
+    /// Nothing is wrong; something is worth knowing.
+    Note,
 }
 
 /// A place that matters for a diagnostic, and why. The first label is where the mistake is.
@@ -45,6 +47,13 @@ impl Diagnostic {
     pub fn warning(code: &'static str, message: impl Into<String>) -> Self {
         Diagnostic {
             severity: Severity::Warning,
+            ..Diagnostic::error(code, message)
+        }
+    }
+
+    pub fn note(code: &'static str, message: impl Into<String>) -> Self {
+        Diagnostic {
+            severity: Severity::Note,
             ..Diagnostic::error(code, message)
         }
     }
@@ -116,6 +125,7 @@ pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> S
         let level = match diagnostic.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
         };
         let title = level
             .primary_title(&*diagnostic.message)
@@ -158,6 +168,14 @@ const SECRET_WORDS: [&str; 8] = [
     "credential",
 ];
 
+/// Whether a key or variable of this name holds what must not be shown.
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    // The sections and lists of the specification hold names.
+    !matches!(name.as_str(), "secret" | "secrets" | "credential_spec")
+        && SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
 /// A line of the user's with what looks like a secret covered: passwords of URLs and values of
 /// keys that sound like one. Every byte keeps its place, so that carets still point right.
 /// Variables are no secrets, their names help.
@@ -179,11 +197,7 @@ fn veil(line: &str) -> String {
             let width = head[before..].chars().next().map_or(1, char::len_utf8);
             &head[before + width..]
         });
-        let name = name.to_ascii_lowercase();
-        // The sections and lists of the specification hold names.
-        if matches!(name.as_str(), "secret" | "secrets" | "credential_spec")
-            || !SECRET_WORDS.iter().any(|word| name.contains(word))
-        {
+        if !is_secret_name(name) {
             continue;
         }
         let tail = &line[at + 1..];
@@ -239,6 +253,7 @@ pub fn render_json(diagnostics: &[Diagnostic], sources: &SourceMap) -> serde_jso
                 "severity": match d.severity {
                     Severity::Error => "error",
                     Severity::Warning => "warning",
+                    Severity::Note => "note",
                 },
                 "message": d.message,
                 "help": d.help,

@@ -28,8 +28,11 @@ pub enum EnvError {
         character: String,
         key: String,
     },
-    #[error("line {line}: unterminated quoted value {value}")]
-    Unterminated { line: usize, value: String },
+    /// The value is not shown: this is where passwords stand.
+    #[error("line {line}: unterminated quoted value of {key:?}")]
+    Unterminated { line: usize, key: String },
+    #[error("line {line}: no variable name on line {text:?}")]
+    NoName { line: usize, text: String },
     #[error("line {line}: {cause}")]
     Template { line: usize, cause: TemplateError },
 }
@@ -40,16 +43,33 @@ impl EnvError {
             EnvError::SpaceInKey { line }
             | EnvError::KeyCharacter { line, .. }
             | EnvError::Unterminated { line, .. }
+            | EnvError::NoName { line, .. }
             | EnvError::Template { line, .. } => *line,
         }
     }
 }
 
-/// Reads a file. `lookup` gives the variables around it; it is asked before the keys that stand
-/// earlier in the file. Unset names without default are handed to `unset`.
+/// The variables around a file.
+pub struct Scope<'s> {
+    /// Asked before the keys that stand earlier in the file, and for keys without a value.
+    pub above: &'s dyn Fn(&str) -> Option<String>,
+    /// Asked after them.
+    pub below: &'s dyn Fn(&str) -> Option<String>,
+}
+
+impl<'s> Scope<'s> {
+    pub fn above(above: &'s dyn Fn(&str) -> Option<String>) -> Self {
+        Scope {
+            above,
+            below: &|_| None,
+        }
+    }
+}
+
+/// Reads a file. Unset names without default are handed to `unset`.
 pub fn parse(
     text: &str,
-    lookup: &dyn Fn(&str) -> Option<String>,
+    scope: &Scope<'_>,
     unset: &mut dyn FnMut(&str),
 ) -> Result<Assignments, EnvError> {
     let mut scanner = Scanner { text, rest: text };
@@ -64,19 +84,22 @@ pub fn parse(
             end: (start + key.len()) as u32,
         };
         if inherited {
-            if let Some(value) = lookup(&key) {
+            if let Some(value) = (scope.above)(&key) {
                 let assignment = assign(value);
                 found.insert(key, assignment);
             }
             continue;
         }
         let before = scanner.rest;
-        let value = scanner.value()?;
+        let value = scanner.value(&key)?;
         let value = match value {
             Quoted::Literal(text) => text,
             Quoted::Template(text) => {
-                let both =
-                    |name: &str| lookup(name).or_else(|| found.get(name).map(|a| a.value.clone()));
+                let both = |name: &str| {
+                    (scope.above)(name)
+                        .or_else(|| found.get(name).map(|a| a.value.clone()))
+                        .or_else(|| (scope.below)(name))
+                };
                 interpolate::substitute(&text, &both, unset)
                     .map_err(|cause| EnvError::Template {
                         line: scanner.line_of(before),
@@ -109,6 +132,12 @@ pub fn parse_raw(
             Some((key, value)) => (key, Some(value)),
             None => (line.trim_end(), None),
         };
+        if key.is_empty() {
+            return Err(EnvError::NoName {
+                line: at + 1,
+                text: line.to_owned(),
+            });
+        }
         if key.contains(char::is_whitespace) {
             return Err(EnvError::SpaceInKey { line: at + 1 });
         }
@@ -184,7 +213,8 @@ impl<'t> Scanner<'t> {
                     if key.contains(char::is_whitespace) {
                         return Err(EnvError::SpaceInKey { line: self.line() });
                     }
-                    self.rest = self.rest[at + 1..].trim_start_matches([' ', '\t']);
+                    let blank = |c: char| c.is_whitespace() && !matches!(c, '\n' | '\r');
+                    self.rest = self.rest[at + 1..].trim_start_matches(blank);
                     return Ok((key, false));
                 }
                 '\n' => {
@@ -201,9 +231,10 @@ impl<'t> Scanner<'t> {
                     return Err(EnvError::KeyCharacter {
                         line: self.line(),
                         character: c.to_string(),
+                        // Without what follows a `=`: it may be a password.
                         key: self
                             .rest
-                            .lines()
+                            .split(['\n', '='])
                             .next()
                             .unwrap_or_default()
                             .trim()
@@ -222,9 +253,9 @@ impl<'t> Scanner<'t> {
         Ok((key, true))
     }
 
-    fn value(&mut self) -> Result<Quoted, EnvError> {
+    fn value(&mut self, key: &str) -> Result<Quoted, EnvError> {
         match self.rest.chars().next() {
-            Some(quote @ ('\'' | '"')) => self.quoted(quote),
+            Some(quote @ ('\'' | '"')) => self.quoted(quote, key),
             _ => Ok(self.unquoted()),
         }
     }
@@ -241,7 +272,7 @@ impl<'t> Scanner<'t> {
         Quoted::Template(value.trim_end().to_owned())
     }
 
-    fn quoted(&mut self, quote: char) -> Result<Quoted, EnvError> {
+    fn quoted(&mut self, quote: char, key: &str) -> Result<Quoted, EnvError> {
         let body = &self.rest[1..];
         let mut escaped = false;
         for (at, c) in body.char_indices() {
@@ -257,11 +288,9 @@ impl<'t> Scanner<'t> {
             }
             escaped = c == '\\' && !escaped;
         }
-        let line = self.line();
-        let end = self.rest.find('\n').unwrap_or(self.rest.len());
         Err(EnvError::Unterminated {
-            line,
-            value: self.rest[..end].trim_end().to_owned(),
+            line: self.line(),
+            key: key.to_owned(),
         })
     }
 
@@ -324,7 +353,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<(String, String)>, EnvError> {
         let os = |name: &str| (name == "HOST").then(|| "host".to_owned());
-        parse(text, &os, &mut |_| {}).map(|map| {
+        parse(text, &Scope::above(&os), &mut |_| {}).map(|map| {
             map.into_iter()
                 .map(|(name, assignment)| (name, assignment.value))
                 .collect()
@@ -372,7 +401,16 @@ mod tests {
                 "lol$wut",
                 "line 1: unexpected character \"$\" in variable name \"lol$wut\"",
             ),
-            ("D4", "A=\"x\nB=1", "line 1: unterminated quoted value \"x"),
+            (
+                "D4",
+                "A=\"x\nB=1",
+                "line 1: unterminated quoted value of \"A\"",
+            ),
+            (
+                "D1",
+                "p@ss=word",
+                "line 1: unexpected character \"@\" in variable name \"p@ss\"",
+            ),
             (
                 "D7",
                 "A=${X:?err}",

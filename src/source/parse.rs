@@ -249,6 +249,7 @@ impl<'t> Builder<'t, '_> {
     fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
         let mut map = Map::new();
         let mut merges: Vec<(Node, Span)> = Vec::new();
+        let mut merge_key: Option<Span> = None;
         let mut whole = span;
         loop {
             let (event, at) = self.next()?;
@@ -272,6 +273,11 @@ impl<'t> Builder<'t, '_> {
                 continue;
             };
             if is_merge {
+                if let Some(first) = merge_key {
+                    self.duplicate(&name, at, first, "write one `<<: [*a, *b]` instead");
+                    continue;
+                }
+                merge_key = Some(at);
                 self.collect_merge(value, value_at, &mut merges);
                 continue;
             }
@@ -279,20 +285,7 @@ impl<'t> Builder<'t, '_> {
             if let Some(first) = map.get(&name) {
                 let first: &Node = first;
                 let first = first.entry_span();
-                let line = |s: Span| self.sources.place(s).line;
-                self.diagnostics.push(
-                    Diagnostic::error(
-                        "duplicate-key",
-                        format!(
-                            "yaml: line {}: mapping key {name:?} already defined at line {}",
-                            line(at),
-                            line(first)
-                        ),
-                    )
-                    .at(at)
-                    .label(first, "first defined here")
-                    .help("remove one of the two, or rename it"),
-                );
+                self.duplicate(&name, at, first, "remove one of the two, or rename it");
                 continue;
             }
             map.insert(name, value);
@@ -308,6 +301,23 @@ impl<'t> Builder<'t, '_> {
             }
         }
         Ok(Node::new(whole, Value::Map(map)))
+    }
+
+    fn duplicate(&mut self, name: &str, at: Span, first: Span, help: &str) {
+        let line = |s: Span| self.sources.place(s).line;
+        self.diagnostics.push(
+            Diagnostic::error(
+                "duplicate-key",
+                format!(
+                    "yaml: line {}: mapping key {name:?} already defined at line {}",
+                    line(at),
+                    line(first)
+                ),
+            )
+            .at(at)
+            .label(first, "first defined here")
+            .help(help),
+        );
     }
 
     fn refuse_key(&mut self, key: &Node, at: Span) {

@@ -25,8 +25,16 @@ pub fn resolve(text: &str) -> Value {
     if let Some(value) = integer(&digits) {
         return Value::Int(value);
     }
+    // What only 64 bits without a sign hold stays a text: no number of ours does.
+    if digits
+        .parse::<u64>()
+        .is_ok_and(|n| i64::try_from(n).is_err())
+    {
+        return Value::Text(digits);
+    }
     if is_float(&digits)
-        && let Ok(value) = digits.parse()
+        && let Ok(value) = digits.parse::<f64>()
+        && value.is_finite()
     {
         return Value::Float(value);
     }
@@ -128,6 +136,10 @@ mod tests {
             ("--1", text("--1")),
             ("1d", text("1d")),
             ("2020-01-02", text("2020-01-02")),
+            ("9223372036854775807", Int(i64::MAX)),
+            ("18446744073709551615", text("18446744073709551615")),
+            ("18446744073709551616", Float(18446744073709551616.0)),
+            ("1e400", text("1e400")),
         ] {
             assert_eq!(resolve(input), expected, "{input:?}");
         }

@@ -119,7 +119,7 @@ impl Write for Pipe {
 
 /// Prints the result; what happens meanwhile only where somebody looks at it.
 pub async fn show(context: &Context, lines: &mut Lines, quiet: bool) -> Result<(), Failure> {
-    let is_watched = !quiet && context.output.is_stderr_terminal();
+    let is_watched = !quiet && context.output.is_status_terminal();
     while let Some(line) = lines.next().await {
         let line = line?;
         if let Some(text) = line.stream {

@@ -26,9 +26,18 @@ pub use table::Table;
 pub use template::Template;
 
 /// Where a command's output goes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Output {
     pub ansi: Ansi,
+    pub status: StatusStream,
+}
+
+/// Where progress is shown; `COMPOSE_STATUS_STDOUT` moves it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StatusStream {
+    #[default]
+    Stderr,
+    Stdout,
 }
 
 impl Output {
@@ -64,6 +73,21 @@ impl Output {
         _ = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Tells about progress. Nothing is lost when nobody listens.
+    pub fn status(&self, text: &str) {
+        match self.status {
+            StatusStream::Stderr => self.note(text),
+            StatusStream::Stdout => _ = writeln!(io::stdout().lock(), "{text}"),
+        }
+    }
+
+    pub fn is_status_terminal(&self) -> bool {
+        match self.status {
+            StatusStream::Stderr => io::stderr().is_terminal(),
+            StatusStream::Stdout => io::stdout().is_terminal(),
+        }
+    }
+
     /// A question, with the cursor left behind it.
     pub fn prompt(&self, text: &str) {
         let mut stderr = io::stderr().lock();
@@ -87,9 +111,5 @@ impl Output {
             let (word, rest) = line.split_once(':').unwrap_or((&line, ""));
             self.note(&format!("{on}{word}:{off}{rest}"));
         }
-    }
-
-    pub fn is_stderr_terminal(&self) -> bool {
-        io::stderr().is_terminal()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Output, visible};
+use super::{Output, StatusStream, visible};
 use crate::reconcile::{ImageProgress, Report, Status, Subject};
 
 /// `--progress`.
@@ -24,7 +24,7 @@ pub enum ProgressMode {
     Quiet,
 }
 
-/// Shows the reports of one command on stderr.
+/// Shows the reports of one command on the status stream.
 pub struct Progress {
     mode: ProgressMode,
     output: Output,
@@ -56,12 +56,15 @@ pub const TICK: Duration = Duration::from_millis(100);
 impl Progress {
     pub fn new(mode: ProgressMode, output: Output) -> Progress {
         let mode = match mode {
-            ProgressMode::Auto if output.is_stderr_terminal() => ProgressMode::Tty,
+            ProgressMode::Auto if output.is_status_terminal() => ProgressMode::Tty,
             ProgressMode::Auto => ProgressMode::Plain,
             mode => mode,
         };
         let drawn = (mode == ProgressMode::Tty).then(|| Drawn {
-            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            all: MultiProgress::with_draw_target(match output.status {
+                StatusStream::Stderr => ProgressDrawTarget::stderr(),
+                StatusStream::Stdout => ProgressDrawTarget::stdout(),
+            }),
             lines: HashMap::new(),
             parts: HashMap::new(),
         });
@@ -142,11 +145,12 @@ impl Progress {
                     "current": progress.current_bytes,
                     "total": progress.total_bytes,
                 });
-                self.output.note(&line.to_string());
+                self.output.status(&line.to_string());
             }
             ProgressMode::Plain | ProgressMode::Auto => {
                 if self.told.get(&key) != Some(&status) {
-                    self.output.note(&plain_line(&part, &capitalized(&status)));
+                    self.output
+                        .status(&plain_line(&part, &capitalized(&status)));
                     self.told.insert(key, status);
                 }
             }
@@ -220,9 +224,9 @@ impl Progress {
     fn change(&mut self, id: &str, status: Status, shown: &str) {
         match self.mode {
             ProgressMode::Plain | ProgressMode::Auto => {
-                self.output.note(&plain_line(id, shown));
+                self.output.status(&plain_line(id, shown));
             }
-            ProgressMode::Json => self.output.note(&json_line(id, status, shown)),
+            ProgressMode::Json => self.output.status(&json_line(id, status, shown)),
             ProgressMode::Quiet => (),
             ProgressMode::Tty => {
                 let palette = self.output.ansi.stderr();
@@ -399,6 +403,7 @@ mod tests {
             mode: ProgressMode::Tty,
             output: Output {
                 ansi: super::super::Ansi::Never,
+                ..Output::default()
             },
             hides_images: false,
             drawn: Some(Drawn {
@@ -451,6 +456,7 @@ mod tests {
             ProgressMode::Quiet,
             Output {
                 ansi: super::super::Ansi::Never,
+                ..Output::default()
             },
         );
         progress.mode = ProgressMode::Tty;

@@ -111,7 +111,7 @@ pub async fn watch(
     let mut services: HashMap<u16, String> = HashMap::new();
     let mut state = State::Watching;
     let mut reports: Option<Reports> = None;
-    let mut progress = Progress::new(context.globals.progress, context.output);
+    let mut progress = Progress::new(context.progress, context.output);
     let mut interrupted = false;
     // The code of the container that ended everything, or of the service that was asked for.
     let mut code = 0;
@@ -231,7 +231,7 @@ async fn begin_kill(client: &Client, name: &ProjectName) -> Result<Reports, Fail
 /// Kills everything, and waits until the engine has done it.
 pub async fn kill(context: &Context, client: &Client, name: &ProjectName) -> Result<(), Failure> {
     let mut reports = begin_kill(client, name).await?;
-    let mut progress = Progress::new(context.globals.progress, context.output);
+    let mut progress = Progress::new(context.progress, context.output);
     while let Some(report) = reports.next().await {
         progress.show(&report?);
     }

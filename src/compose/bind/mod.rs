@@ -3,7 +3,7 @@
 //! Nothing is decided here: defaults and checks are done. What remains are values that have a
 //! grammar of their own, such as addresses; those are reported at their place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +45,12 @@ pub fn project(
         project
             .services
             .insert(name.clone(), service::service(&mut binder, name, node));
+    }
+    // Who depends on what is off, and need not, does not depend on it (S3).
+    let names: BTreeSet<String> = project.services.keys().cloned().collect();
+    for service in project.services.values_mut() {
+        let depends_on = &mut service.depends_on;
+        depends_on.retain(|on, dependency| dependency.required || names.contains(on));
     }
     for (name, node) in entries(root, "networks") {
         let network = binder.network(node);
