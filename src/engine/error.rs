@@ -208,9 +208,8 @@ fn image_kind(error: &ImageError) -> FailureKind {
     match error {
         ImageError::Reference(_) => FailureKind::Invalid,
         ImageError::NotPresent { .. } | ImageError::NotFound { .. } => FailureKind::NotFound,
-        ImageError::Registry(error)
-        | ImageError::Pull { source: error, .. }
-        | ImageError::Push { source: error, .. } => registry_kind(error),
+        ImageError::Registry(error) => registry_kind(error),
+        ImageError::Pull { source, .. } | ImageError::Push { source, .. } => registry_kind(source),
         ImageError::NotPushable { .. } | ImageError::PullPolicy(_) => FailureKind::Invalid,
         ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,

@@ -27,12 +27,12 @@ pub enum ImageError {
     #[error("cannot pull {image}")]
     Pull {
         image: String,
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     #[error("cannot push {image}")]
     Push {
         image: String,
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     #[error("{image} is no name of a registry's image that could be pushed")]
     NotPushable { image: String },
@@ -128,9 +128,8 @@ impl ImageError {
             ImageError::NotPresent { image, .. } => Some(format!(
                 "`wharf image pull {image}` fetches it, or change `pull_policy`"
             )),
-            ImageError::Registry(error)
-            | ImageError::Pull { source: error, .. }
-            | ImageError::Push { source: error, .. } => error.hint(),
+            ImageError::Registry(error) => error.hint(),
+            ImageError::Pull { source, .. } | ImageError::Push { source, .. } => source.hint(),
             ImageError::NotPushable { .. } => Some(
                 "give the image a name with a registry and a tag: `wharf image tag IMAGE \
                  REGISTRY/NAME:TAG`"

@@ -128,7 +128,7 @@ impl Inner {
                 .map_err(|error| match error {
                     ImageError::Registry(source) => ImageError::Pull {
                         image: reference.to_string(),
-                        source,
+                        source: Box::new(source),
                     },
                     error => error,
                 }),

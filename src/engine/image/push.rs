@@ -70,7 +70,7 @@ impl Images {
         pushed.map_err(|error| match error {
             ImageError::Registry(source) => ImageError::Push {
                 image: reference.to_string(),
-                source,
+                source: Box::new(source),
             },
             error => error,
         })

@@ -72,7 +72,7 @@ pub async fn resolve(
             return Err(not_an_image("it is another kind of artifact").into());
         }
         for layer in &layers {
-            check_layer_type(&layer.media_type().to_string()).map_err(|why| not_an_image(&why))?;
+            check_layer_type(layer.media_type().as_ref()).map_err(|why| not_an_image(&why))?;
         }
         let id = Digest::parse(config.digest().as_ref()).map_err(SourceError::from)?;
         let config_bytes = repository.document(&id, config.size()).await?;
