@@ -272,7 +272,8 @@ fn bytes_that_are_not_what_they_should_be_are_refused(env: &TestEnv) {
     let image = app();
     let layer = digest(&image.layers[1].bytes);
     let config = digest(&image.config);
-    let damages: [(&str, String, fn(&mut Vec<u8>)); 5] = [
+    type Damage = (&'static str, String, fn(&mut Vec<u8>));
+    let damages: [Damage; 5] = [
         ("a flipped bit", layer.clone(), |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;

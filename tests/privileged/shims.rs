@@ -1,6 +1,7 @@
 //! What the process beside each container costs, and what it must not show.
 
 use std::fs;
+use std::io::Write;
 
 use crate::harness::{TestEnv, kernel, wait_for};
 
@@ -49,7 +50,7 @@ services:
         let mean = sizes.iter().sum::<u64>() / N as u64;
         let text = format!("{mean} KiB each, {:?} at most\n", sizes.iter().max());
         if text != last {
-            eprint!("{text}");
+            let _ = std::io::stderr().write_all(text.as_bytes());
             last = text;
         }
         (mean <= 200).then_some(())

@@ -160,7 +160,12 @@ mod tests {
 
     #[test]
     fn options_say_how_much_is_kept() {
-        let cases: [(&str, &[(&str, &str)], (u64, u32)); 7] = [
+        type Case = (
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            (u64, u32),
+        );
+        let cases: [Case; 7] = [
             ("", &[], (128 * MIB, 8)),
             ("json-file", &[("max-size", "64k")], (64 << 10, 1)),
             (
