@@ -41,6 +41,12 @@ services:
     )
 }
 
+/// Lets a script go on that waits for it. Detached: the script may end, and with it the container,
+/// before an exec that is waited for has said how it ended.
+fn go(project: &crate::harness::Project) {
+    project.wharf(&["exec", "-d", "s", "touch", "/tmp/go"]).ok();
+}
+
 fn a_last_line_without_line_break_is_kept(env: &TestEnv) {
     let project = one(env, "last", "printf 'first\\nlast-without-break'");
     project.up();
@@ -208,7 +214,7 @@ fn follow_shows_what_comes_and_ends_with_the_container(env: &TestEnv) {
     let mut first = [0; 7];
     output.read_exact(&mut first).expect("the first line comes");
     assert_eq!(&first, b"before\n");
-    project.sh("s", "touch /tmp/go");
+    go(&project);
     let mut rest = String::new();
     output.read_to_string(&mut rest).expect("the output ends");
     assert_eq!(rest, "after\n");
@@ -267,7 +273,7 @@ fn a_log_is_kept_to_its_size(env: &TestEnv) {
     let script = COUNT.replace("LAST", "50000");
     let project = rotated(env, "kept", &script, "{max-size: 64k, max-file: '3'}");
     project.up();
-    project.sh("s", "touch /tmp/go");
+    go(&project);
     project.wait_for_state("kept-s-1", "exited");
     let sizes = log_files(env);
     assert_eq!(sizes.len(), 3, "{sizes:?}");
@@ -306,7 +312,7 @@ fn followers_lose_nothing_when_a_log_goes_on_in_a_new_file(env: &TestEnv) {
             follower.spawn().expect("it starts")
         })
         .collect();
-    project.sh("s", "touch /tmp/go");
+    go(&project);
     let expected: String = (1..=30_000).map(|n| format!("{n}\n")).collect();
     for mut follower in followers {
         let mut text = String::new();

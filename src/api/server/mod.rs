@@ -18,10 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Uri;
-use futures_util::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,45 +65,7 @@ pub async fn serve<H: Host>(
     let door = Door::of(&listener);
     let router = route::router(shared.clone());
     let connections = TaskTracker::new();
-    let mut idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
-    loop {
-        let stream = tokio::select! {
-            // Cancel safe: a timer is made anew from its deadline.
-            () = until(idle_at) => {
-                let is_idle = connections.is_empty()
-                    && shared.transactions.is_empty()
-                    && shared.host.is_idle();
-                idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
-                if !is_idle {
-                    continue;
-                }
-                door.close();
-                // Whoever is in the queue came before the door was closed, and is served.
-                match listener.accept().now_or_never() {
-                    Some(Ok((stream, _))) => {
-                        door.open();
-                        stream
-                    }
-                    _ => {
-                        tracing::info!("nothing runs and nobody is connected: ending");
-                        break;
-                    }
-                }
-            }
-            // Cancel safe: an accept that is dropped has taken no connection from the queue.
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) if is_transient(&error) => {
-                    tracing::warn!(%error, "could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            },
-            // Cancel safe: the token keeps its state.
-            () = shutdown.cancelled() => break,
-        };
-        idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
+    let take = |stream: UnixStream| {
         let router = router.clone();
         let closing = shutdown.clone();
         connections.spawn(async move {
@@ -128,8 +89,55 @@ pub async fn serve<H: Host>(
                 tracing::debug!(%error, "connection ended early");
             }
         });
+    };
+    let mut idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let stream = tokio::select! {
+            // Cancel safe: a timer is made anew from its deadline.
+            () = until(idle_at) => {
+                let is_idle = connections.is_empty()
+                    && shared.transactions.is_empty()
+                    && shared.host.is_idle();
+                idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
+                if !is_idle {
+                    continue;
+                }
+                door.close();
+                // Whoever is in the queue came before the door was closed, and is served.
+                match waiting(&listener)? {
+                    Some(stream) => {
+                        door.open();
+                        stream
+                    }
+                    None => {
+                        tracing::info!("nothing runs and nobody is connected: ending");
+                        break;
+                    }
+                }
+            }
+            // Cancel safe: an accept that is dropped has taken no connection from the queue.
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_transient(&error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+            // Cancel safe: the token keeps its state.
+            () = shutdown.cancelled() => break,
+        };
+        idle_at = idle_timeout.map(|timeout| Instant::now() + timeout);
+        take(stream);
     }
     door.remove();
+    // Who found the file a moment ago may only be on the way into the queue. From here on the kernel
+    // refuses them, and they start another engine; who made it is served.
+    rustix::net::shutdown(&listener, rustix::net::Shutdown::Read)?;
+    while let Some(stream) = waiting(&listener)? {
+        take(stream);
+    }
     connections.close();
     if tokio::time::timeout(DRAIN, connections.wait())
         .await
@@ -138,6 +146,21 @@ pub async fn serve<H: Host>(
         tracing::warn!("requests were still running at shutdown");
     }
     Ok(())
+}
+
+/// A connection that is in the queue already. Asked of the kernel, because the runtime may not have
+/// heard of it yet.
+fn waiting(listener: &UnixListener) -> std::io::Result<Option<UnixStream>> {
+    use rustix::io::Errno;
+    use rustix::net::SocketFlags;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    match rustix::net::accept_with(listener, flags) {
+        Ok(stream) => UnixStream::from_std(stream.into()).map(Some),
+        // The second one: nobody is there, and nobody can come any more.
+        Err(Errno::AGAIN | Errno::INVAL) => Ok(None),
+        Err(error) if is_transient(&error.into()) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The socket's file: while it is in its place, clients can connect.
