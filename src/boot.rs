@@ -175,6 +175,8 @@ fn run(roots: &Roots, origin: Origin, on_ready: impl FnOnce()) -> Result<(), Boo
         // Somebody else was faster (a shim that missed its engine, another command); whoever
         // started us wants an engine, and there is one.
         on_ready();
+        drop(spawner);
+        end(roots);
         return Ok(());
     };
     // The engine's own mounts, if it makes any, are nobody else's to see.
@@ -195,9 +197,15 @@ fn run(roots: &Roots, origin: Origin, on_ready: impl FnOnce()) -> Result<(), Boo
     let result = runtime.block_on(serve(roots, spawner, on_ready));
     // Ends what holds the spawner's socket; the spawner ends with it.
     drop(runtime);
+    end(roots);
+    result
+}
+
+/// When nothing holds the spawner's socket any more. The cgroup is removed by whoever leaves it
+/// last, be it an engine that never served.
+fn end(roots: &Roots) {
     while nix::sys::wait::wait().is_ok() {}
     leave_own_cgroup(roots);
-    result
 }
 
 fn make_directories(roots: &Roots) -> Result<(), BootError> {

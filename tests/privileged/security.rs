@@ -209,8 +209,14 @@ services:
                 try:
                     exe = os.readlink(f"/proc/{pid}/exe")
                     # A clone of one file is a mount of its own, and the file its root.
-                    if ("wharf" in exe or exe == "/") and len(held) < 50:
-                        held[pid] = os.open(f"/proc/{pid}/exe", os.O_PATH)
+                    if not ("wharf" in exe or exe == "/") or len(held) >= 50:
+                        continue
+                    fd = os.open(f"/proc/{pid}/exe", os.O_PATH)
+                    # Between the two looks it may have become a program of the container's own.
+                    if os.readlink(f"/proc/self/fd/{fd}") == exe:
+                        held[pid] = fd
+                    else:
+                        os.close(fd)
                 except OSError:
                     pass
             attack()
