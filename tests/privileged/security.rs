@@ -214,8 +214,8 @@ services:
                     fd = os.open(f"/proc/{pid}/exe", os.O_PATH)
                     # Between the two looks it may have become a program of the container's own.
                     if os.readlink(f"/proc/self/fd/{fd}") == exe:
-                        held[pid] = fd
-                    else:
+                        fd, held[pid] = held.get(pid), fd
+                    if fd is not None:
                         os.close(fd)
                 except OSError:
                     pass
