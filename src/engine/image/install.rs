@@ -140,14 +140,17 @@ impl Inner {
             batch.put(Table::References, &reference.canonical(), &name);
         }
         self.store.commit(batch)?;
+        // Read before the lease ends: a removal may come right behind it.
+        let image = self.image(&found.id);
         drop(lease);
+        let image = image?;
         progress(ImageProgress {
             part: shown,
             status: "complete".to_owned(),
             current_bytes: size,
             total_bytes: size,
         });
-        self.image(&found.id)
+        Ok(image)
     }
 
     /// Extracts the missing layers in parallel, each into its own staging directory.
