@@ -22,6 +22,7 @@ PACKAGES=(
     python3          # programs that attack from inside of containers
     qemu-system-x86  # tests/vm: the second kernel
     skopeo           # reads what was pushed and saved, writes what is loaded
+    strace           # makes system calls of a start fail
     util-linux       # unshare, nsenter, setsid
 )
 

@@ -5,8 +5,9 @@
 //! 1. go on as a sealed copy of the executable, which no container can write to through
 //!    `/proc/<pid>/exe` (S1, CVE-2019-5736) — first, while every descriptor is as it was given;
 //! 2. leave the caller's session, namespaces, cgroup and directory (HAZARDS L5);
-//! 3. start the spawner, which stays in the machine's namespaces;
-//! 4. take the lock that makes this the only engine of its run directory (L6);
+//! 3. take the lock that makes this the only engine of its run directory (L6), and wait until no
+//!    shim of an engine before is on its way;
+//! 4. start the spawner, which stays in the machine's namespaces;
 //! 5. leave the host's mount namespace;
 //! 6. start the async runtime, recover, listen, and tell the starter that all is ready.
 
@@ -32,6 +33,9 @@ const DEFAULT_IDLE_SECONDS: u64 = 300;
 /// How long an engine that finds the lock taken waits for the holder to serve or to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a fork and a few system calls may take, on the slowest of machines.
+const BIRTH_PATIENCE: Duration = Duration::from_secs(15);
+const BIRTH_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -170,15 +174,16 @@ fn run(roots: &Roots, origin: Origin, on_ready: impl FnOnce()) -> Result<(), Boo
     }
     detach()?;
     enter_own_cgroup(roots);
-    let spawner = crate::shim::spawner::start().map_err(system("start the spawner"))?;
     let Some(_lock) = lock_or_find_other(roots)? else {
         // Somebody else was faster (a shim that missed its engine, another command); whoever
         // started us wants an engine, and there is one.
         on_ready();
-        drop(spawner);
         end(roots);
         return Ok(());
     };
+    let births = after_all_births(roots)?;
+    let spawner =
+        crate::shim::spawner::start(births.into()).map_err(system("start the spawner"))?;
     // The engine's own mounts, if it makes any, are nobody else's to see.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(io::Error::from)
@@ -423,6 +428,25 @@ fn lock_or_find_other(roots: &Roots) -> Result<Option<File>, BootError> {
         }
         // No event tells of both ends of this wait, the lock's release and the other's socket.
         std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+/// Waits until every shim that an engine before asked for can be connected to, or has failed.
+///
+/// That engine may have been killed in the middle of a start. Its spawner serves what it was asked
+/// for, and a shim goes on with the start: whoever looked for it too early would start the
+/// container a second time. Returns the lock that the next engine will wait for.
+fn after_all_births(roots: &Roots) -> Result<File, BootError> {
+    let path = roots.run.join("births.lock");
+    let deadline = Instant::now() + BIRTH_PATIENCE;
+    loop {
+        match lock(&path) {
+            // As a rule there is nothing to wait for; the wait has an end, which `flock` does not.
+            Err(BootError::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(BIRTH_PAUSE);
+            }
+            result => return result,
+        }
     }
 }
 

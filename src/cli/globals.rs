@@ -1,6 +1,8 @@
 //! Flags that stand before the command, and what follows from them and the environment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,13 +108,7 @@ pub struct Context {
 
 impl Globals {
     pub fn context(self) -> Result<Context, Failure> {
-        let current_dir = std::env::current_dir().map_err(|error| {
-            Failure::new(
-                Kind::System,
-                format!("the working directory is gone: {error}"),
-            )
-            .hint("change to a directory that exists")
-        })?;
+        let current_dir = current_dir()?;
         let (default_data, default_run) = default_roots();
         let absolute = |path: Option<PathBuf>, default: PathBuf| {
             path.filter(|path| !path.as_os_str().is_empty())
@@ -169,6 +165,34 @@ impl Globals {
             globals: self,
         })
     }
+}
+
+/// Where the command was started. Of a directory that was deleted since, the place where it was:
+/// often another stands there by now, which is the one that the user's prompt names, and most
+/// commands need none.
+fn current_dir() -> Result<PathBuf, Failure> {
+    let gone = |error: std::io::Error| {
+        Failure::new(
+            Kind::System,
+            format!("the working directory is gone: {error}"),
+        )
+        .hint("change to a directory that exists")
+    };
+    let error = match std::env::current_dir() {
+        Ok(dir) => return Ok(dir),
+        Err(error) => error,
+    };
+    // proc(5): the kernel adds this to the name of what is unlinked.
+    std::fs::read_link("/proc/self/cwd")
+        .ok()
+        .and_then(|link| {
+            let path = link.into_os_string().into_encoded_bytes();
+            Some(PathBuf::from(OsString::from_vec(
+                path.strip_suffix(b" (deleted)")?.to_owned(),
+            )))
+        })
+        .filter(|path| path.is_absolute())
+        .ok_or_else(|| gone(error))
 }
 
 impl Context {

@@ -111,6 +111,16 @@ pub fn name(context: &Context) -> Result<ProjectName, Failure> {
         return ProjectName::new(name.as_str())
             .map_err(|error| Failure::new(Kind::Usage, error.to_string()));
     }
+    // A file that is named and not there is a mistake, even where only its directory's name counts.
+    let files = context.globals.files.iter();
+    let mut files = files.filter(|file| file.as_os_str() != "-");
+    if let Some(missing) = files.find(|file| !context.current_dir.join(file).exists()) {
+        let path = context.current_dir.join(missing);
+        return Err(Failure::new(
+            Kind::NoFile,
+            format!("open {}: no such file or directory", path.display()),
+        ));
+    }
     let options = options(&context.globals, &context.current_dir);
     compose::project_name(&options, &HostFiles).map_err(|diagnostics| {
         if has_no_file(&diagnostics) {

@@ -20,6 +20,8 @@ use crate::shim::protocol::{Answer, Call, Event, ExitRecord, StartRecord, State,
 /// A shim that does not answer must not keep the engine from starting (HAZARDS L8). Its container
 /// is adopted on what it has written down, and its answer is heard whenever it comes.
 const SHIM_PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
+/// What a start that the engine before had begun may still take.
+const START_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Engine {
     pub(super) async fn recover(&self) -> Result<(), EngineError> {
@@ -109,7 +111,7 @@ impl Engine {
             let shim = shim.clone();
             async move { shim.call(Call::State).await }
         });
-        let (state, events) = match tokio::time::timeout(SHIM_PATIENCE, &mut asked).await {
+        let (mut state, mut events) = match tokio::time::timeout(SHIM_PATIENCE, &mut asked).await {
             Ok(Ok(Ok(Answer::State(state)))) => (state, events),
             Ok(_) => return None,
             // It holds its socket, so it lives, and its container with it: a loaded machine, or
@@ -127,6 +129,13 @@ impl Engine {
                 (state, after_answer(asked, events))
             }
         };
+        if state.start.is_none() {
+            // That engine died in the middle of the start, which the shim finishes all the same. To
+            // kill what may be running by now would cost a container one of its restarts.
+            let outcome = tokio::time::timeout(START_PATIENCE, outcome_of_start(&mut events));
+            state.start = Some(outcome.await.ok().flatten()?);
+            self.shared.mark_started(&record.id);
+        }
         let start = state.start.clone()?;
         let attachment = self.shared.readopt_network(record, start.pid).await;
         Some(Adopted {
@@ -204,6 +213,17 @@ impl Engine {
         let trash = shared.roots.data.join("trash");
         for name in names_in(&trash) {
             remove(&trash.join(name));
+        }
+    }
+}
+
+/// `None`: it failed.
+async fn outcome_of_start(events: &mut mpsc::UnboundedReceiver<Event>) -> Option<StartRecord> {
+    loop {
+        match events.recv().await? {
+            Event::Started(start) => return Some(start),
+            Event::StartFailed { .. } => return None,
+            _ => {}
         }
     }
 }

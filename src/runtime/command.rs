@@ -125,6 +125,9 @@ fn look_up(name: &str, path: &str) -> Result<PathBuf, CommandError> {
             Candidate::Executable => Ok(PathBuf::from(name)),
             Candidate::Directory => Err(CommandError::Directory(name.to_owned())),
             Candidate::Forbidden => Err(CommandError::Permission(name.to_owned())),
+            // What is there depends on who asks, and who asks here may yet be outside of the pid
+            // namespace that the program will be in: `execve` tells.
+            Candidate::Missing(_) if name.starts_with("/proc/") => Ok(PathBuf::from(name)),
             Candidate::Missing(source) => Err(CommandError::Stat {
                 name: name.to_owned(),
                 source,

@@ -1,6 +1,6 @@
 //! How things end: a start that fails, the init, whatever else is in the container, strangers.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,14 +26,18 @@ const RETRY: Duration = Duration::from_millis(20);
 const OOM_FIRST: Duration = Duration::from_millis(10);
 pub(super) const OOM_LAST: Duration = Duration::from_secs(1);
 
+/// Kills a process that makes a container, and sees it end.
+pub(super) fn kill_child(child: &OwnedFd) {
+    let _ = pidfd::send_signal(child, libc::SIGKILL);
+    wait_readable(child.as_fd(), PollFlags::IN, Instant::now() + REAP);
+    let _ = pidfd::try_wait(child);
+}
+
 impl Shim {
     pub(super) fn start_failed(&mut self, failure: StartFailure) -> ! {
         self.kill_everything();
         if let Phase::Starting { starting, .. } = &self.phase {
-            let _ = pidfd::send_signal(&starting.child.pidfd, libc::SIGKILL);
-            let deadline = Instant::now() + REAP;
-            wait_readable(starting.child.pidfd.as_fd(), PollFlags::IN, deadline);
-            let _ = pidfd::try_wait(&starting.child.pidfd);
+            kill_child(&starting.child.pidfd);
         }
         self.empty_cgroup();
         self.outputs.clear();

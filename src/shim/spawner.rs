@@ -28,22 +28,25 @@ const NAME: &str = "wharf-spawner";
 
 /// Starts the spawner and returns the engine's end of its socket.
 ///
+/// `births` is a locked file. The spawner keeps it open, and so does every shim until its socket can
+/// be connected to: who gets the lock afterwards knows that no shim is on its way any more.
+///
 /// # Errors
 /// Of the socket pair or the start.
-pub fn start() -> io::Result<OwnedFd> {
+pub fn start(births: OwnedFd) -> io::Result<OwnedFd> {
     let (engine, spawner) = socket::pair()?;
     // It lives as long as the engine, which waits for all of its children at its end.
     Command::new("/proc/self/exe")
         .arg0(NAME)
         .stdin(spawner)
-        .stdout(Stdio::null())
+        .stdout(births)
         .stderr(Stdio::null())
         .spawn()?;
     Ok(engine)
 }
 
-/// Whether the program was started by [`start`]: then its standard input is the socket to [`run`]
-/// with.
+/// Whether the program was started by [`start`]: then its standard input and output are what [`run`]
+/// takes.
 #[must_use]
 pub fn is_spawner(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
     arguments.next().as_deref() == Some(OsStr::new(NAME)) && arguments.next().is_none()
@@ -51,10 +54,14 @@ pub fn is_spawner(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> bo
 
 /// The process that [`start`] started.
 pub fn serve() -> ! {
-    match io::stdin().as_fd().try_clone_to_owned() {
-        // Standard input itself becomes nothing, with the rest.
-        Ok(socket) => run(socket),
-        Err(_) => clone::exit(1),
+    let kept = (
+        io::stdin().as_fd().try_clone_to_owned(),
+        io::stdout().as_fd().try_clone_to_owned(),
+    );
+    match kept {
+        // The standard descriptors themselves become nothing.
+        (Ok(socket), Ok(births)) => run(socket, Some(births)),
+        _ => clone::exit(1),
     }
 }
 
@@ -72,7 +79,7 @@ pub fn fork() -> io::Result<OwnedFd> {
             // Only the number is used further: this closes the engine's end too.
             fd::close_inherited(3, &[spawner.as_raw_fd()]);
             std::mem::forget(engine);
-            run(spawner)
+            run(spawner, None)
         }
     }
 }
@@ -97,7 +104,7 @@ fn compile_apart() -> Option<Filter> {
 }
 
 /// Serves until the engine's end closes.
-pub fn run(socket: OwnedFd) -> ! {
+pub fn run(socket: OwnedFd, births: Option<OwnedFd>) -> ! {
     process::set_name(c"wharf-spawner");
     let _ = rustix::process::setsid();
     signal::reset();
@@ -123,7 +130,7 @@ pub fn run(socket: OwnedFd) -> ! {
         if let Ok(Side::Child) = clone::fork() {
             drop(socket);
             drop(buffer);
-            supervise::run(&spawn, fds, filter);
+            supervise::run(&spawn, fds, filter, births);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::runtime::process::{Starting, Stdio};
 use crate::runtime::seccomp::{self, Filter};
 use crate::runtime::start::{self, Place, StartError};
 use crate::shim::connection::Connection;
-use crate::shim::ending::{OOM_LAST, until};
+use crate::shim::ending::{self, OOM_LAST, until};
 use crate::shim::execs::{Exec, Phase as ExecPhase, Step};
 use crate::shim::outline::{self, Outline};
 use crate::shim::output::{LogFile, Output, Pumped};
@@ -105,8 +105,8 @@ enum Source {
     Oom,
 }
 
-/// The life of a shim, from its fork by the spawner.
-pub fn run(spawn: &Spawn, fds: Vec<OwnedFd>, default_filter: Filter) -> ! {
+/// The life of a shim, from its fork by the spawner. `births` is closed when engines can find it.
+pub fn run(spawn: &Spawn, fds: Vec<OwnedFd>, default_filter: Filter, births: Option<OwnedFd>) -> ! {
     let mut fds = fds.into_iter();
     let Some(control) = fds.next() else {
         clone::exit(2)
@@ -117,7 +117,7 @@ pub fn run(spawn: &Spawn, fds: Vec<OwnedFd>, default_filter: Filter) -> ! {
     signal::ignore(libc::SIGPIPE);
     process::set_name(c"wharf-shim");
     let mut connection = Connection::new(control).ok();
-    match Shim::begin(spawn, netns, fds.collect(), default_filter) {
+    match Shim::begin(spawn, netns, fds.collect(), default_filter, births) {
         Ok(mut shim) => {
             shim.connection = connection;
             // Reading the bundle went deep, and it will not be read again.
@@ -230,6 +230,7 @@ impl Shim {
         netns: Option<OwnedFd>,
         held: Vec<OwnedFd>,
         default_filter: Filter,
+        births: Option<OwnedFd>,
     ) -> Result<Shim, StartFailure> {
         process::become_subreaper().map_err(own("become a subreaper"))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -238,6 +239,8 @@ impl Shim {
         let outline = outline::read(&spawn.dir)?;
         let listener = socket::listen(dir.as_fd(), file::SOCKET).map_err(own("listen"))?;
         record::write_shim(&spawn.dir).map_err(own("write the shim record"))?;
+        // An engine that comes now finds this shim, and waits for the outcome of the start.
+        drop(births);
         let (rotation, is_torn) = (outline.log_rotation, outline.is_log_torn);
         let log =
             LogFile::open(&outline.log_path, rotation, is_torn).map_err(own("open the log"))?;
@@ -590,7 +593,12 @@ fn spawn_container(
         seccomp: filter,
     };
     let starting = start::spawn(&place, stdio, || outline::definition(&spawn.dir))?;
-    // A dead child shows as the end of its channel.
-    let _ = starting.channel.go();
-    Ok(starting)
+    match starting.channel.go() {
+        // A dead child shows as the end of its channel, and what it said before is read there.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            ending::kill_child(&starting.child.pidfd);
+            Err(own("let the container's process begin")(error))
+        }
+        _ => Ok(starting),
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{Emitable, Parseable};
@@ -48,6 +48,9 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 /// Forwarding delay of a bridge counts in hundredths of a second.
 const NO_DELAY: u32 = 0;
 
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+
 /// A link's hardware address.
 pub type Mac = [u8; 6];
 
@@ -88,6 +91,39 @@ pub struct Port {
     pub reflects: bool,
     /// No frames pass between this and other isolated ports.
     pub is_isolated: bool,
+}
+
+/// Hears of every route that is added in one network namespace.
+pub struct NewRoutes {
+    socket: Socket,
+}
+
+impl NewRoutes {
+    /// Of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// Of `socket(2)` and the subscription.
+    pub fn subscribe() -> io::Result<NewRoutes> {
+        let mut socket = Socket::open(Family::Route)?;
+        for group in [RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE] {
+            socket.subscribe(group)?;
+        }
+        Ok(NewRoutes { socket })
+    }
+
+    /// Reads what has arrived. Whether a route may have been added since the last call: messages
+    /// that were lost count.
+    pub fn take(&mut self) -> bool {
+        let mut found = false;
+        let lost = self.socket.drain(|kind| found |= kind == RTM_NEWROUTE);
+        found || lost.is_err()
+    }
+}
+
+impl AsFd for NewRoutes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// Changes that are sent together. The kernel stops at none of them; the first refusal is reported.

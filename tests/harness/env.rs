@@ -288,6 +288,7 @@ fn is_empty_store(path: &Path) -> bool {
         "state.redb",
         "state.reserve",
         "boot_id",
+        "births.lock",
         "engine.lock",
         "engine.lock.respawn",
         "start.lock",

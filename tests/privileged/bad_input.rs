@@ -7,6 +7,7 @@ use crate::harness::{Run, TestEnv, kernel};
 crate::cases! {
     bad_input:
     no_file_in_the_directory,
+    a_deleted_working_directory_matters_only_where_it_is_used,
     broken_yaml_shows_line_and_column,
     an_unknown_key_is_shown_where_it_stands,
     all_mistakes_are_reported_at_once,
@@ -42,6 +43,37 @@ fn no_file_in_the_directory(env: &TestEnv) {
     let run = project.wharf(&["up", "-d"]).fails_saying(&["compose.yaml"]);
     nothing_left(env, &run);
     fs::remove_dir(&project.directory).expect("it is empty");
+}
+
+fn a_deleted_working_directory_matters_only_where_it_is_used(env: &TestEnv) {
+    let project = env.project(
+        "here",
+        "services: {s: {image: IMAGE, command: sleep 1001, stop_grace_period: 0s}}\n",
+    );
+    let file = project.directory.join("compose.yaml");
+    let file = file.to_str().expect("the test's paths are text");
+    // `again` makes the directory and the file anew, as a change of the branch does.
+    let from_deleted = |again: &str, arguments: &[&str]| {
+        let script =
+            format!("mkdir gone && cd gone && rmdir ../gone && {again} exec \"$0\" \"$@\"");
+        let wharf = env.command();
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script]).arg(wharf.get_program());
+        command.args(arguments).env_clear();
+        command.envs(
+            wharf
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        command.current_dir(&project.directory);
+        crate::harness::env::run(command)
+    };
+    from_deleted("", &["-f", file, "up", "-d"]).ok();
+    assert!(from_deleted("", &["ls"]).ok().stdout.contains("here"));
+    from_deleted("", &["-f", "compose.yaml", "ps"]).fails_saying(&["gone/compose.yaml"]);
+    let again = "mkdir ../gone && cp ../compose.yaml ../gone/ &&";
+    from_deleted(again, &["-p", "here", "ps"]).ok();
+    fs::remove_dir_all(project.directory.join("gone")).expect("it was made");
 }
 
 fn broken_yaml_shows_line_and_column(env: &TestEnv) {

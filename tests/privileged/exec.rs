@@ -17,6 +17,7 @@ crate::cases! {
     a_signal_to_the_client_ends_with_its_code,
     exec_into_nothing_is_an_error,
     binary_output_is_not_changed,
+    a_program_may_be_named_through_its_own_proc,
 }
 
 fn sleeper(env: &TestEnv, name: &str) -> Project {
@@ -259,4 +260,39 @@ fn binary_output_is_not_changed(env: &TestEnv) {
         .output()
         .expect("it starts");
     assert_eq!(output.stdout, b"\x00\x01\xff\r\n\n");
+}
+
+/// Who looks for the program is not yet in the pid namespace that the program will be in, where
+/// there is no `/proc/self` for it.
+fn a_program_may_be_named_through_its_own_proc(env: &TestEnv) {
+    let project = env.project(
+        "self",
+        "
+services:
+  s: {image: IMAGE, command: sleep 1001, stop_grace_period: 0s}
+  joins:
+    image: IMAGE
+    command: /proc/self/root/bin/sleep 1002
+    pid: service:s
+    stop_grace_period: 0s
+  wrong:
+    image: IMAGE
+    command: /proc/self/root/bin/no-such-program
+    pid: service:s
+    profiles: [wrong]
+",
+    );
+    project.up();
+    project.pid_of("/proc/self/root/bin/sleep 1002");
+    assert_eq!(
+        project.exec("s", &["/proc/self/root/bin/echo", "hello"]),
+        "hello"
+    );
+    project
+        .wharf(&["exec", "-T", "s", "/proc/self/root/no-such-program"])
+        .fails_with(127);
+    project
+        .wharf(&["up", "-d", "wrong"])
+        .fails_saying(&["/proc/self/root/bin/no-such-program", "no such file"]);
+    project.wharf(&["--profile", "wrong", "down"]).ok();
 }

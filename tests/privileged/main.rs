@@ -11,6 +11,7 @@ mod bad_input;
 mod crash;
 mod examples;
 mod exec;
+mod faults;
 mod harness_itself;
 mod health;
 mod image_store;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         crash::CASES,
         examples::CASES,
         exec::CASES,
+        faults::CASES,
         harness_itself::CASES,
         health::CASES,
         image_store::CASES,

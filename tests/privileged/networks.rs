@@ -27,6 +27,7 @@ crate::cases! {
     down_removes_links_rules_and_reservations,
     host_loopback_services_cannot_be_reached_by_forged_frames,
     scaled_services_resolve_to_all_replicas,
+    a_route_that_comes_later_into_a_networks_range_is_told_of,
 }
 
 /// An HTTP server of busybox: `httpd -f` with one page.
@@ -625,4 +626,32 @@ fn scaled_services_resolve_to_all_replicas(env: &TestEnv) {
         );
         (answer.trim() == "3").then_some(())
     });
+}
+
+/// HAZARDS N12: a VPN that is switched on after the network was made.
+fn a_route_that_comes_later_into_a_networks_range_is_told_of(env: &TestEnv) {
+    let project = env.project("later", &format!("services:{}", sleeper("s", 1001, "")));
+    project.up();
+    let ip = |arguments: &[&str]| {
+        let mut command = Command::new("ip");
+        command.args(arguments);
+        run(command).ok().stdout
+    };
+    let routes = ip(&["-4", "route", "show", "proto", "kernel", "scope", "link"]);
+    let subnet = routes
+        .lines()
+        .find(|line| line.contains(&env.tag()))
+        .and_then(|line| line.split(['/', ' ']).next())
+        .unwrap_or_else(|| panic!("no route to the network: {routes}"));
+    ip(&["link", "add", "vpn0", "type", "bridge"]);
+    ip(&["link", "set", "vpn0", "up"]);
+    let half = format!("{subnet}/25");
+    ip(&["route", "add", &half, "dev", "vpn0"]);
+    wait_for("a word in the engine's log", || {
+        let log = env.engine_log();
+        (log.contains(&half) && log.contains("vpn0")).then_some(())
+    });
+    let run = project.wharf(&["up", "-d", "--force-recreate"]).ok();
+    assert!(run.stderr.contains(&format!("{half} by vpn0")), "{run}");
+    ip(&["link", "del", "vpn0"]);
 }

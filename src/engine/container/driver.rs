@@ -155,12 +155,7 @@ impl Driver {
         if let Some(exit) = exited {
             driver.exited(exit).await;
         } else if driver.run.restart_pending && !driver.is_running() {
-            // The engine died in the pause before a restart.
-            let due = driver.run.restart_due_ms;
-            let left_ms = due.saturating_sub(clock::since_boot_ms());
-            driver.restart_at =
-                Some(Instant::now() + Duration::from_millis(left_ms).min(restart::LONGEST_DELAY));
-            driver.phase = Phase::Restarting;
+            driver.resume_pause();
         }
         if after_boot && driver.phase == Phase::Restarting {
             // Not a matter of time: whoever knows the dependencies says when.
@@ -377,6 +372,7 @@ impl Driver {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
         self.shared.kill_cgroup(&self.record.id).await;
+        Shim::put_down(&dir).await;
         match written {
             Some(record) => record,
             None => {
@@ -408,23 +404,33 @@ impl Driver {
         self.attachment = prepare::Attached::default();
         let code = exit.code;
         self.record.exit = Some(exit);
-        let delay = if self.removal.is_some() || !self.stopping.is_empty() {
-            None
-        } else {
-            restart::delay_after_exit(
-                self.record.config.restart,
-                self.record.manually_stopped,
-                code,
-                uptime,
-                &mut self.run,
-            )
-        };
         self.run.health = None;
         self.run.failing_streak = 0;
         self.run.paused = false;
-        self.restart_after(delay);
-        if delay.is_none() {
+        let run_began = self.start.as_ref().map(|start| start.started_at);
+        if run_began.is_some() && self.run.decided_about == run_began {
+            // The engine before decided, and died before it was done with this end.
             self.phase = Phase::Exited;
+            if self.run.restart_pending {
+                self.resume_pause();
+            }
+        } else {
+            let delay = if self.removal.is_some() || !self.stopping.is_empty() {
+                None
+            } else {
+                restart::delay_after_exit(
+                    self.record.config.restart,
+                    self.record.manually_stopped,
+                    code,
+                    uptime,
+                    &mut self.run,
+                )
+            };
+            self.run.decided_about = run_began;
+            self.restart_after(delay);
+            if delay.is_none() {
+                self.phase = Phase::Exited;
+            }
         }
         self.save_run();
         if self.removal.is_none() {
@@ -460,6 +466,14 @@ impl Driver {
             self.save_run();
             self.publish();
         }
+    }
+
+    /// The engine before died in the pause before a restart.
+    fn resume_pause(&mut self) {
+        let due = self.run.restart_due_ms;
+        let left = Duration::from_millis(due.saturating_sub(clock::since_boot_ms()));
+        self.restart_at = Some(Instant::now() + left.min(restart::LONGEST_DELAY));
+        self.phase = Phase::Restarting;
     }
 
     /// Notes what the restart policy decided.

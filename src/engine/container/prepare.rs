@@ -47,6 +47,7 @@ pub async fn start(shared: &Shared, record: &ContainerRecord) -> Result<Started,
             tracing::warn!(container = %record.config.name, error = &error as &dyn std::error::Error, "cannot undo the network");
         }
         shared.kill_cgroup(&record.id).await;
+        Shim::put_down(&shared.run_dir(&record.id)).await;
     }
     result
 }

@@ -65,6 +65,10 @@ pub struct VolumeMountRecord {
 pub struct RunRecord {
     /// Restarts by policy since the last start by a command.
     pub restart_count: u32,
+    /// Beginning of the run whose end the policy has decided about, nanoseconds since the epoch. An
+    /// engine that dies before the store has the end hears of it again, and must not count it twice.
+    #[serde(default)]
+    pub decided_about: Option<u64>,
     /// The delay before the next restart, milliseconds.
     pub backoff_ms: u64,
     /// A health state already reached, so that a restarted engine does not forget it.

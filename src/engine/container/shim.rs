@@ -28,6 +28,9 @@ pub enum ShimError {
     Protocol,
 }
 
+/// How long a shim may take to see that its container is dead.
+const PUT_DOWN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The longest packet, bytes; below the default `SO_SNDBUF`, so that one always fits.
 const MAX_MESSAGE: usize = 128 * 1024;
 
@@ -68,6 +71,33 @@ impl Shim {
         };
         let socket = connect().map_err(ShimError::Connect)?;
         Shim::attach(socket).map_err(ShimError::Connect)
+    }
+
+    /// Ends a shim whose connection broke and whose container has been killed. As a rule it is dead
+    /// itself, and there is nothing to do; but a connection also breaks when the kernel has no
+    /// memory for a message, and the shim would wait for the next engine.
+    pub async fn put_down(run_dir: &Path) {
+        let Ok((shim, mut events)) = Shim::connect(run_dir) else {
+            return;
+        };
+        let release = async {
+            let state = shim.call(Call::State).await;
+            if matches!(state, Ok(Answer::State(state)) if state.exit.is_none()) {
+                while let Some(event) = events.recv().await {
+                    if matches!(event, Event::Exited { .. } | Event::StartFailed { .. }) {
+                        break;
+                    }
+                }
+            }
+            // It may have ended by itself.
+            let _ = shim.call(Call::Release).await;
+        };
+        if tokio::time::timeout(PUT_DOWN_PATIENCE, release)
+            .await
+            .is_err()
+        {
+            tracing::warn!(dir = %run_dir.display(), "a shim does not end");
+        }
     }
 
     /// Sends a request and waits for its answer, with the descriptors that came beside it.

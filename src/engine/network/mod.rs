@@ -20,6 +20,7 @@ mod firewall;
 mod flows;
 mod flushed;
 mod host;
+mod intruding;
 mod ipam;
 mod journal;
 mod link;
@@ -77,6 +78,7 @@ struct Inner {
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
     is_table_watched: AtomicBool,
+    are_routes_watched: AtomicBool,
     route: SharedRoute,
     /// Links of containers that have ended, whose namespaces have not: by index.
     lingering: Mutex<BTreeSet<u32>>,
@@ -130,6 +132,7 @@ impl Networks {
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
                 is_table_watched: AtomicBool::new(false),
+                are_routes_watched: AtomicBool::new(false),
                 route: SharedRoute::default(),
                 lingering: Mutex::default(),
                 flows: Flows::default(),
@@ -175,6 +178,7 @@ impl Networks {
         let guarded: BTreeSet<String> = known.guarded.iter().cloned().collect();
         firewall.replace(rules, guarded, ports)?;
         self.watch_table(&firewall);
+        self.watch_routes();
         for network in networks.iter().filter(|network| !network.config.internal) {
             self.forward(&mut firewall, network)?;
         }
@@ -185,6 +189,13 @@ impl Networks {
     fn watch_table(&self, firewall: &Firewall) {
         if firewall.is_exposed() && !self.inner.is_table_watched.swap(true, Ordering::Relaxed) {
             flushed::watch(Arc::downgrade(&self.inner));
+        }
+    }
+
+    /// From the first network on.
+    fn watch_routes(&self) {
+        if !self.inner.are_routes_watched.swap(true, Ordering::Relaxed) {
+            intruding::watch(Arc::downgrade(&self.inner));
         }
     }
 
@@ -341,6 +352,7 @@ impl Networks {
                 let mut firewall = lock(&self.inner.firewall);
                 firewall.add_bridge(rule(&record))?;
                 self.watch_table(&firewall);
+                self.watch_routes();
                 if record.config.internal {
                     return Ok(());
                 }
