@@ -30,6 +30,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
@@ -48,6 +49,9 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 /// Forwarding delay of a bridge counts in hundredths of a second.
 const NO_DELAY: u32 = 0;
 
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
 
@@ -93,34 +97,56 @@ pub struct Port {
     pub is_isolated: bool,
 }
 
-/// Hears of every route that is added in one network namespace.
-pub struct NewRoutes {
+/// Hears of one kind of change in one network namespace.
+pub struct News {
     socket: Socket,
+    kind: u16,
 }
 
-impl NewRoutes {
-    /// Of the calling thread's namespace.
+impl News {
+    fn subscribe(groups: &[u32], kind: u16) -> io::Result<News> {
+        let mut socket = Socket::open(Family::Route)?;
+        for group in groups {
+            socket.subscribe(*group)?;
+        }
+        Ok(News { socket, kind })
+    }
+
+    /// Of every route that is added in the calling thread's namespace.
     ///
     /// # Errors
     /// Of `socket(2)` and the subscription.
-    pub fn subscribe() -> io::Result<NewRoutes> {
-        let mut socket = Socket::open(Family::Route)?;
-        for group in [RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE] {
-            socket.subscribe(group)?;
-        }
-        Ok(NewRoutes { socket })
+    pub fn of_new_routes() -> io::Result<News> {
+        News::subscribe(&[RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE], RTM_NEWROUTE)
     }
 
-    /// Reads what has arrived. Whether a route may have been added since the last call: messages
+    /// Of every link that goes, or leaves its bridge: that is announced as the end of a port.
+    ///
+    /// # Errors
+    /// As [`News::of_new_routes`].
+    pub fn of_links_gone() -> io::Result<News> {
+        News::subscribe(&[RTNLGRP_LINK], RTM_DELLINK)
+    }
+
+    /// Of every address that is removed.
+    ///
+    /// # Errors
+    /// As [`News::of_new_routes`].
+    pub fn of_addresses_gone() -> io::Result<News> {
+        News::subscribe(&[RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR], RTM_DELADDR)
+    }
+
+    /// Reads what has arrived. Whether the change may have happened since the last call: messages
     /// that were lost count.
     pub fn take(&mut self) -> bool {
         let mut found = false;
-        let lost = self.socket.drain(|kind| found |= kind == RTM_NEWROUTE);
+        let kind = self.kind;
+        let lost = self.socket.drain(|other| found |= other == kind);
         found || lost.is_err()
     }
 }
 
-impl AsFd for NewRoutes {
+impl AsFd for News {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -28,6 +28,7 @@ crate::cases! {
     host_loopback_services_cannot_be_reached_by_forged_frames,
     scaled_services_resolve_to_all_replicas,
     a_route_that_comes_later_into_a_networks_range_is_told_of,
+    links_are_nobody_elses_to_configure,
 }
 
 /// An HTTP server of busybox: `httpd -f` with one page.
@@ -654,4 +655,52 @@ fn a_route_that_comes_later_into_a_networks_range_is_told_of(env: &TestEnv) {
     let run = project.wharf(&["up", "-d", "--force-recreate"]).ok();
     assert!(run.stderr.contains(&format!("{half} by vpn0")), "{run}");
     ip(&["link", "del", "vpn0"]);
+}
+
+/// HAZARDS N5: udev leaves links alone whose address was set on purpose, which the kernel tells it
+/// (`NET_ADDR_SET`, 3); systemd-networkd may take a port off its bridge all the same.
+fn links_are_nobody_elses_to_configure(env: &TestEnv) {
+    let page = server("web", "hello", "    ports: ['127.0.0.1:8080:80']\n");
+    let project = env.project("own", &format!("services:{page}"));
+    project.up();
+    wait_for("the page", || curl("http://127.0.0.1:8080/").ok());
+    let mut sysfs = Command::new("unshare");
+    let script = "mount -t sysfs sysfs /sys && cd /sys/class/net && grep . w*/addr_assign_type";
+    sysfs.args(["-m", "sh", "-c", script]);
+    let types = run(sysfs).ok().stdout;
+    assert!(
+        types.lines().count() == 2 && types.lines().all(|line| line.ends_with(":3")),
+        "{types}"
+    );
+
+    let is_port = |link: &String| link.starts_with(&format!("wv{}", env.tag()));
+    let port = kernel::links()
+        .into_iter()
+        .find(is_port)
+        .expect("it has a link");
+    let mut take_off = Command::new("ip");
+    take_off.args(["link", "set", &port, "nomaster"]);
+    run(take_off).ok();
+    wait_for("the port to be back", || {
+        let mut show = Command::new("ip");
+        show.args(["link", "show", &port]);
+        run(show).ok().stdout.contains(" master wh").then_some(())
+    });
+    wait_for("the page", || curl("http://127.0.0.1:8080/").ok());
+    wait_for("a word in the engine's log", || {
+        env.engine_log().contains("took 1 links").then_some(())
+    });
+
+    let is_bridge = |link: &String| link.starts_with(&format!("wh{}", env.tag()));
+    let bridge = kernel::links().into_iter().find(is_bridge);
+    let bridge = bridge.expect("the network has one");
+    for spoil in [
+        vec!["address", "flush", "dev", bridge.as_str()],
+        vec!["link", "del", bridge.as_str()],
+    ] {
+        let mut ip = Command::new("ip");
+        ip.args(&spoil);
+        run(ip).ok();
+        wait_for("the page", || curl("http://127.0.0.1:8080/").ok());
+    }
 }

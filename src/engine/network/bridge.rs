@@ -160,6 +160,38 @@ pub fn converge(route: &mut Route, record: &NetworkRecord) -> Result<u32, Networ
     Ok(link.index)
 }
 
+/// Makes those bridges again that are not there, or do not have their addresses, and tells how many
+/// there were.
+pub fn heal<'a>(
+    route: &mut Route,
+    records: impl Iterator<Item = &'a NetworkRecord>,
+) -> Result<usize, NetworkError> {
+    let list = |source| NetworkError::Link {
+        action: "list",
+        object: "links and addresses".to_owned(),
+        source,
+    };
+    let links = route.links().map_err(list)?;
+    let addresses = route.addresses().map_err(list)?;
+    let mut n_healed = 0;
+    for record in records {
+        let link = links.iter().find(|link| link.name == record.bridge);
+        let is_whole = link.is_some_and(|link| {
+            link.is_up
+                && record.pools.iter().all(|pool| {
+                    addresses
+                        .iter()
+                        .any(|(index, net)| *index == link.index && net.addr() == pool.gateway)
+                })
+        });
+        if !is_whole {
+            converge(route, record)?;
+            n_healed += 1;
+        }
+    }
+    Ok(n_healed)
+}
+
 /// Sysctls of the bridge, set before it goes up.
 fn settings(record: &NetworkRecord) -> Result<(), NetworkError> {
     let conf = |family: &str, key: &str| -> PathBuf {

@@ -181,8 +181,18 @@ pub fn make(
                 if link.port != Port::default() {
                     changes.set_port(host_name, link.port);
                 }
-                return route
-                    .apply(changes)
+                let brought_up = match route.apply(changes) {
+                    // Another program took it off the bridge just now, and what was set is a
+                    // bridge's to set: once more, from the beginning.
+                    Err(refusal) if refusal.raw_os_error() == libc::EOPNOTSUPP => {
+                        let mut changes = Changes::default();
+                        changes.enslave(host_name, master, container);
+                        changes.set_port(host_name, link.port);
+                        route.apply(changes)
+                    }
+                    outcome => outcome,
+                };
+                return brought_up
                     .map(|()| host_name.clone())
                     .map_err(link_error("bring up", host_name));
             }
@@ -287,6 +297,65 @@ fn restore_port(
     route
         .apply(changes)
         .map_err(link_error("restore", &found.name))
+}
+
+/// A host's end of a link that is in use, as it should be.
+pub struct PortPlan {
+    names: [String; 4],
+    bridge: String,
+    container: String,
+    port: Port,
+}
+
+/// The host's ends of all containers' links.
+pub fn ports(tag: &str, state: &State) -> Vec<PortPlan> {
+    let is_filtered = bridge::is_filtered();
+    let mut ports = Vec::new();
+    for (id, networks) in &state.attached {
+        let has_ports = state
+            .endpoints
+            .get(id)
+            .is_some_and(|record| !record.ports.is_empty());
+        for network in networks.iter().filter_map(|name| state.networks.get(name)) {
+            ports.push(PortPlan {
+                names: bridge::port_names(tag, id, &network.config.name),
+                bridge: network.bridge.clone(),
+                container: state.name_of(id),
+                port: Port {
+                    reflects: has_ports && is_filtered,
+                    is_isolated: bridge::is_isolating(network),
+                },
+            });
+        }
+    }
+    ports
+}
+
+/// Puts ports on their bridges that are on none, and tells how many there were.
+pub fn put_back(route: &mut Route, ports: &[PortPlan]) -> Result<usize, NetworkError> {
+    let links = route.links().map_err(link_error("list", "of the host"))?;
+    let mut changes = Changes::default();
+    let mut n_put_back = 0;
+    for port in ports {
+        let newest = links
+            .iter()
+            .filter(|link| port.names.contains(&link.name))
+            .max_by_key(|link| link.index);
+        let bridge = links.iter().find(|link| link.name == port.bridge);
+        if let (Some(link), Some(bridge)) = (newest, bridge)
+            && link.master.is_none()
+        {
+            changes.enslave(&link.name, bridge.index, &port.container);
+            changes.set_port(&link.name, port.port);
+            n_put_back += 1;
+        }
+    }
+    if n_put_back > 0 {
+        route
+            .apply(changes)
+            .map_err(link_error("restore", "of a container"))?;
+    }
+    Ok(n_put_back)
 }
 
 /// Inside the container.

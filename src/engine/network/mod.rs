@@ -20,11 +20,11 @@ mod firewall;
 mod flows;
 mod flushed;
 mod host;
-mod intruding;
 mod ipam;
 mod journal;
 mod link;
 mod netns;
+mod news;
 mod port;
 mod record;
 mod rules;
@@ -78,7 +78,7 @@ struct Inner {
     state: Mutex<State>,
     firewall: Mutex<Firewall>,
     is_table_watched: AtomicBool,
-    are_routes_watched: AtomicBool,
+    is_host_watched: AtomicBool,
     route: SharedRoute,
     /// Links of containers that have ended, whose namespaces have not: by index.
     lingering: Mutex<BTreeSet<u32>>,
@@ -132,7 +132,7 @@ impl Networks {
                 state: Mutex::new(State::new(networks, endpoints)),
                 firewall: Mutex::new(Firewall::new(tag)),
                 is_table_watched: AtomicBool::new(false),
-                are_routes_watched: AtomicBool::new(false),
+                is_host_watched: AtomicBool::new(false),
                 route: SharedRoute::default(),
                 lingering: Mutex::default(),
                 flows: Flows::default(),
@@ -178,7 +178,7 @@ impl Networks {
         let guarded: BTreeSet<String> = known.guarded.iter().cloned().collect();
         firewall.replace(rules, guarded, ports)?;
         self.watch_table(&firewall);
-        self.watch_routes();
+        self.watch_host();
         for network in networks.iter().filter(|network| !network.config.internal) {
             self.forward(&mut firewall, network)?;
         }
@@ -193,9 +193,9 @@ impl Networks {
     }
 
     /// From the first network on.
-    fn watch_routes(&self) {
-        if !self.inner.are_routes_watched.swap(true, Ordering::Relaxed) {
-            intruding::watch(Arc::downgrade(&self.inner));
+    fn watch_host(&self) {
+        if !self.inner.is_host_watched.swap(true, Ordering::Relaxed) {
+            news::watch(&Arc::downgrade(&self.inner));
         }
     }
 
@@ -352,7 +352,7 @@ impl Networks {
                 let mut firewall = lock(&self.inner.firewall);
                 firewall.add_bridge(rule(&record))?;
                 self.watch_table(&firewall);
-                self.watch_routes();
+                self.watch_host();
                 if record.config.internal {
                     return Ok(());
                 }
