@@ -205,15 +205,23 @@ fn a_flushed_table_and_a_deleted_bridge_are_healed() {
                 within(&outside, || call(HOST, port)).unwrap();
             }
         }
-        let mut changes = Changes::default();
-        changes.delete_link(&network.bridge);
-        Route::open().unwrap().apply(changes).unwrap();
-        assert!(within(&outside, || call(HOST, 18080)).is_err());
-        host.networks.converge().unwrap();
-        host.networks.adopt(&web.attach(&netns)).await.unwrap();
-        let until = Instant::now() + Duration::from_secs(3);
-        while within(&outside, || call(HOST, 18080)).is_err() {
-            assert!(Instant::now() < until, "not reachable again");
+        // By the news of it; and by an engine that takes over, which does not wait for any.
+        for takes_over in [false, true] {
+            let bridge = || Route::open().unwrap().link(&network.bridge).unwrap();
+            let before = bridge().unwrap().index;
+            let mut changes = Changes::default();
+            changes.delete_link(&network.bridge);
+            Route::open().unwrap().apply(changes).unwrap();
+            if takes_over {
+                host.networks.converge().unwrap();
+                host.networks.adopt(&web.attach(&netns)).await.unwrap();
+            }
+            let until = Instant::now() + Duration::from_secs(3);
+            while within(&outside, || call(HOST, 18080)).is_err() {
+                assert!(Instant::now() < until, "not reachable again");
+                tokio::task::yield_now().await;
+            }
+            assert_ne!(bridge().unwrap().index, before, "it was deleted");
         }
     });
 }
