@@ -1,7 +1,7 @@
 //! Starts that fail at one system call after the other: nothing of them may stay (HAZARDS L15).
 //!
-//! `strace` makes the calls fail, from outside. It traces the spawner, and thereby every shim and every
-//! process that makes a container; the engine itself goes on undisturbed.
+//! `strace` makes the calls fail, from outside. It traces either the spawner, and thereby every shim
+//! and every process that makes a container, or the engine, whose part are networks.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,7 @@ crate::cases! {
     namespaces_and_processes_that_fail_leave_nothing["strace"],
     privileges_that_fail_leave_nothing["strace"],
     files_and_sockets_that_fail_leave_nothing["strace"],
+    what_fails_in_the_engine_leaves_nothing["strace"],
 }
 
 /// Two addresses for containers: a lease that is kept shows in the second start after it.
@@ -43,17 +44,18 @@ volumes: {data: {}}
 configs: {text: {content: hello}}
 ";
 
-/// `strace` on the spawner; the nth call of this kind fails in every process that comes out of it.
+/// `strace` on a process; the nth call of this kind fails in each of its threads and in every process
+/// that comes out of it.
 struct Fault {
     tracer: Child,
 }
 
 impl Fault {
-    fn inject(spawner: i32, call: &str, nth: u32, log: &Path) -> Fault {
+    fn inject(target: i32, call: &str, nth: u32, log: &Path) -> Fault {
         let tracer = Command::new("strace")
             .args(["-f", "-qq", "-e", &format!("trace={call}")])
             .args(["-e", &format!("inject={call}:error=ENOMEM:when={nth}")])
-            .args(["-p", &spawner.to_string(), "-o"])
+            .args(["-p", &target.to_string(), "-o"])
             .arg(log)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -61,8 +63,8 @@ impl Fault {
             .spawn()
             .expect("strace starts");
         let fault = Fault { tracer };
-        wait_for("strace to hold the spawner", || {
-            let tracer = kernel::status_field(spawner, "TracerPid")?;
+        wait_for("strace to hold its target", || {
+            let tracer = kernel::status_field(target, "TracerPid")?;
             (tracer != "0").then_some(())
         });
         fault
@@ -128,22 +130,25 @@ fn traces_of_containers(env: &TestEnv) -> Vec<String> {
 }
 
 /// Lets each call fail, first the first of its kind, then the second, until there is none to fail.
-fn each_fails(env: &TestEnv, calls: &[&str]) {
+fn each_fails(env: &TestEnv, target: &str, calls: &[&str]) {
     std::fs::create_dir(env.path("bind")).expect("it is ours");
     let project = env.project("fault", COMPOSE);
     project.up();
-    let spawner = kernel::processes()
-        .into_iter()
-        .find(|process| process.name == "wharf-spawner")
-        .expect("the engine has one")
-        .pid;
+    let target = match target {
+        ENGINE => env.engine_pid(),
+        name => kernel::processes()
+            .into_iter()
+            .find(|process| process.name == name)
+            .map(|process| process.pid),
+    };
+    let target = target.expect("an engine runs, and has a spawner");
     let log = env.path("strace.log");
     let (mut n_failed, mut n_injected) = (0, 0);
     for call in calls {
         for nth in 1..=MOST {
             project.wharf(&["kill"]);
             project.wait_for_state("fault-s-1", "exited");
-            let fault = Fault::inject(spawner, call, nth, &log);
+            let fault = Fault::inject(target, call, nth, &log);
             let started = project.wharf(&["up", "-d"]);
             let is_injected = std::fs::read_to_string(&log)
                 .expect("strace wrote it")
@@ -182,12 +187,16 @@ fn each_fails(env: &TestEnv, calls: &[&str]) {
     );
 }
 
+const ENGINE: &str = "engine";
+const SPAWNER: &str = "wharf-spawner";
+
 /// Calls of one kind that are tried, at most.
 const MOST: u32 = 6;
 
 fn mounts_that_fail_leave_nothing(env: &TestEnv) {
     each_fails(
         env,
+        SPAWNER,
         &[
             "fsopen",
             "fsconfig",
@@ -205,6 +214,7 @@ fn mounts_that_fail_leave_nothing(env: &TestEnv) {
 fn namespaces_and_processes_that_fail_leave_nothing(env: &TestEnv) {
     each_fails(
         env,
+        SPAWNER,
         &[
             "clone3",
             "clone",
@@ -226,6 +236,7 @@ fn namespaces_and_processes_that_fail_leave_nothing(env: &TestEnv) {
 fn privileges_that_fail_leave_nothing(env: &TestEnv) {
     each_fails(
         env,
+        SPAWNER,
         &[
             "setgroups",
             "setresuid",
@@ -245,6 +256,7 @@ fn privileges_that_fail_leave_nothing(env: &TestEnv) {
 fn files_and_sockets_that_fail_leave_nothing(env: &TestEnv) {
     each_fails(
         env,
+        SPAWNER,
         &[
             "openat2",
             "openat",
@@ -266,6 +278,24 @@ fn files_and_sockets_that_fail_leave_nothing(env: &TestEnv) {
             "renameat",
             "write",
             "read",
+        ],
+    );
+}
+
+/// Netlink speaks by `sendto`, to shims and the spawner by `sendmsg`; the API does neither.
+fn what_fails_in_the_engine_leaves_nothing(env: &TestEnv) {
+    each_fails(
+        env,
+        ENGINE,
+        &[
+            "sendto",
+            "sendmsg",
+            "socket",
+            "bind",
+            "setns",
+            "unshare",
+            "mkdir",
+            "socketpair",
         ],
     );
 }
