@@ -6,7 +6,7 @@
 //! creates no file.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use super::pax::Extensions;
 use tar::{EntryType, GnuExtSparseHeader, Header};
@@ -84,8 +84,23 @@ impl<R: Read> Read for Streamed<R> {
     }
 }
 
+impl<R: BufRead> BufRead for Streamed<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, n_bytes: usize) {
+        self.0.consume(n_bytes);
+    }
+}
+
 impl<R: Read> TarSource for Streamed<R> {
     fn pass_over(&mut self, n_bytes: u64) -> io::Result<()> {
+        if n_bytes < BLOCK {
+            // Padding, which nearly every entry has.
+            let mut padding = [0; BLOCK as usize];
+            return self.0.read_exact(&mut padding[..n_bytes as usize]);
+        }
         let n = io::copy(&mut (&mut self.0).take(n_bytes), &mut io::sink())?;
         if n < n_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -489,6 +504,30 @@ impl<S: TarSource> Read for TarStream<S> {
         self.remaining -= n as u64;
         self.offset += n as u64;
         Ok(n)
+    }
+}
+
+impl<S: TarSource + BufRead> TarStream<S> {
+    /// The next piece of the current entry's data where the source has it in memory; empty at the
+    /// end of the data. Followed by [`TarStream::consume`].
+    pub fn piece(&mut self) -> io::Result<&[u8]> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        let piece = self.source.fill_buf()?;
+        if piece.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let n = piece
+            .len()
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        Ok(&piece[..n])
+    }
+
+    pub fn consume(&mut self, n_bytes: usize) {
+        self.source.consume(n_bytes);
+        self.remaining -= n_bytes as u64;
+        self.offset += n_bytes as u64;
     }
 }
 
