@@ -131,6 +131,9 @@ impl Transport {
             };
             if target.origin() != url.origin() {
                 headers.remove(AUTHORIZATION);
+                for name in endpoint.headers.keys() {
+                    headers.remove(name);
+                }
             }
             url = target;
         }
@@ -155,10 +158,15 @@ impl Transport {
             () if settings.is_insecure(&host) => Trust::Insecure,
             () => Trust::Verified,
         };
-        let files = match is_tls {
+        let mut files = match is_tls {
             true => settings.files_for(&host),
             false => HostFiles::default(),
         };
+        if is_tls && host == endpoint.host {
+            let own = &endpoint.files;
+            files.authorities.extend(own.authorities.iter().cloned());
+            files.identity = own.identity.clone().or(files.identity);
+        }
         let paths = files.authorities.iter();
         let paths = paths.chain(files.identity.iter().flat_map(|(cert, key)| [cert, key]));
         let modified = paths
