@@ -356,10 +356,10 @@ fn bench() -> Result<(), String> {
         let path = format!("/v2/bench/blobs/{}", digest(blob));
         answers.insert(path, ("application/octet-stream", blob.clone()));
     }
-    answers.insert(
-        "/v2/bench/manifests/1".to_owned(),
-        (manifest_type, manifest),
-    );
+    for name in [digest(&manifest), "1".to_owned()] {
+        let path = format!("/v2/bench/manifests/{name}");
+        answers.insert(path, (manifest_type, manifest.clone()));
+    }
     // Docker looks first whether this is a registry.
     answers.insert("/v2/".to_owned(), ("application/json", b"{}".to_vec()));
     let answers = Arc::new(answers);

@@ -310,6 +310,9 @@ fn good_answer(asked: &Asked, state: &State, honors_range: bool) -> Answer {
             .keys()
             .filter_map(|key| key.strip_prefix(repository)?.strip_prefix(':'))
             .collect();
+        if tags.is_empty() {
+            return not_found("NAME_UNKNOWN");
+        }
         tags.sort_unstable();
         return tags_page(asked, repository, &tags);
     }

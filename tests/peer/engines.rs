@@ -116,22 +116,19 @@ impl Wharf {
         fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
         let file = directory.join("compose.yaml");
         let text = format!(
-            "name: peer\nservices: {{s: {{image: '{image}', network_mode: none, stop_grace_period: 0s}}}}\n"
+            "name: peer\nservices: {{s: {{image: '{image}', command: [sleep, '1417'], network_mode: none, stop_grace_period: 0s}}}}\n"
         );
         fs::write(&file, text).map_err(|error| error.to_string())?;
         let file = file.to_str().ok_or("the path is not text")?;
         self.run(&["-f", file, "up", "-d"])?;
-        let socket = self.scratch.path().join("r/wharf.sock");
-        let answer = said(
-            Command::new("curl")
-                .args(["-sf", "--unix-socket"])
-                .arg(socket)
-                .arg("http://wharf/containers/peer-s-1/json"),
-        )?;
-        let answer: serde_json::Value =
-            serde_json::from_str(&answer).map_err(|error| error.to_string())?;
-        let pid = answer["State"]["Pid"].as_u64().filter(|pid| *pid > 0);
-        Ok(pid.ok_or("the container does not run")? as u32)
+        wait_for("the container's process", || {
+            let processes = fs::read_dir("/proc").ok()?.flatten();
+            let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            pids.find(|pid: &u32| {
+                let command = fs::read(format!("/proc/{pid}/cmdline"));
+                command.is_ok_and(|command| command == COMMAND)
+            })
+        })
     }
 
     pub fn remove(&self) -> Result<(), String> {
@@ -154,11 +151,21 @@ pub struct Docker {
     exec: PathBuf,
 }
 
+/// Nobody else's on this machine.
+const COMMAND: &[u8] = b"sleep\x001417\x00";
 const CONTAINER: &str = "wharf-peer";
 
 impl Docker {
     pub fn run(&self, arguments: &[&str]) -> Result<String, String> {
         said(Command::new(&self.exec).arg("docker").args(arguments))
+    }
+
+    /// By the builder that keeps nothing but images: what it made can be removed, and comes back as
+    /// it is for others.
+    pub fn build(&self, image: &str, context: &str) -> Result<(), String> {
+        let mut command = Command::new(&self.exec);
+        command.args(["env", "DOCKER_BUILDKIT=0", "docker", "build", "--no-cache"]);
+        said(command.args(["-q", "-t", image, context])).map(drop)
     }
 
     /// As for wharf.

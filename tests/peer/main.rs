@@ -172,16 +172,15 @@ fn pushed_by_docker(world: &World) -> Result<(), String> {
     fs::write(context.join("Dockerfile"), DOCKERFILE).map_err(failed)?;
     let context = context.to_str().ok_or("the path is not text")?;
     let image = format!("{REGISTRY}/peer/built:1");
-    world.docker.run(&["build", "-q", "-t", &image, context])?;
+    world.docker.build(&image, context)?;
     world.docker.run(&["push", "-q", &image])?;
+    // What the builder has on its disk is not what it pushes: times lose their fractions.
+    world.docker.run(&["rmi", &image])?;
+    world.docker.run(&["pull", "-q", &image])?;
     world.wharf.run(&["image", "pull", "-q", &image])?;
     let seen = same_in_both(world, &image, &image)?;
     expect(
-        seen.n_entries > 20
-            && seen.has_set_id
-            && seen.has_links
-            && seen.has_nanoseconds
-            && seen.has_high_owner,
+        seen.n_entries > 20 && seen.has_set_id && seen.has_links && seen.has_high_owner,
         &format!("it shows what it is made for: {seen:?}"),
     )?;
     let id = |inspected: String| inspected.trim().to_owned();
@@ -228,14 +227,11 @@ fn layers() -> std::io::Result<Vec<Vec<u8>>> {
         "srv/set",
         &b"id"[..],
     )?;
-    for (kind, name, target) in [
-        (tar::EntryType::Link, "srv/again", "srv/set"),
-        // Of the layer below.
-        (tar::EntryType::Link, "srv/old/of-below", "srv/old/kept"),
-        (tar::EntryType::Symlink, "srv/dangling", "/nowhere"),
-    ] {
-        above.append_link(&mut header(kind, 0o777, 0, 0), name, target)?;
-    }
+    // A link says the same as what it leads to: Docker believes whichever comes last.
+    let mut again = header(tar::EntryType::Link, 0o4711, 3_000_000, 0);
+    above.append_link(&mut again, "srv/again", "srv/set")?;
+    let mut dangling = header(tar::EntryType::Symlink, 0o777, 0, 0);
+    above.append_link(&mut dangling, "srv/dangling", "/nowhere")?;
     let empty = std::io::empty;
     let mut fifo = header(tar::EntryType::Fifo, 0o620, 9, 0);
     above.append_data(&mut fifo, "srv/fifo", empty())?;
@@ -246,11 +242,9 @@ fn layers() -> std::io::Result<Vec<Vec<u8>>> {
     above.append_data(&mut header(file, 0o644, 0, 0), "srv/.wh.gone", empty())?;
     let mut directory = header(tar::EntryType::Directory, 0o2750, 12, 0);
     above.append_data(&mut directory, "srv/set-group", empty())?;
-    above.append_data(
-        &mut header(file, 0o600, 12, 1),
-        "srv/implied/a/b",
-        &b"c"[..],
-    )?;
+    // Directories that nobody lists have the time of their making in Docker.
+    let mut parent = header(tar::EntryType::Directory, 0o755, 0, 0);
+    above.append_data(&mut parent, "srv", empty())?;
     Ok(vec![below.into_inner()?, above.into_inner()?])
 }
 
@@ -319,11 +313,11 @@ fn archives(world: &World) -> Result<(), String> {
     let dockerfile = "FROM scratch\nCOPY rootfs /\nCMD [\"sleep\", \"1000\"]\n";
     fs::write(context.join("Dockerfile"), dockerfile).map_err(failed)?;
     let context = context.to_str().ok_or("the path is not text")?;
-    world
-        .docker
-        .run(&["build", "-q", "-t", "peer-saved:1", context])?;
+    world.docker.build("peer-saved:1", context)?;
     world.docker.run(&["save", "-o", &saved, "peer-saved:1"])?;
     world.wharf.run(&["image", "load", "-i", &saved])?;
+    world.docker.run(&["rmi", "peer-saved:1"])?;
+    world.docker.run(&["load", "-i", &saved])?;
     same_in_both(world, "peer-saved:1", "peer-saved:1")?;
 
     // wharf's to Docker.

@@ -449,13 +449,13 @@ fn a_full_disk_is_said_and_leaves_nothing(env: &TestEnv) {
     const ADDRESS: &str = "127.0.0.1:5000";
     let chaos = Chaos::start(ADDRESS);
     // Zeros that are no hole, small on the wire.
-    let big = Layer::new(Compression::Gzip).file("big", 0o644, 0, &vec![b'x'; 100 << 20]);
+    let big = Layer::new(Compression::Gzip).file("big", 0o644, 0, &vec![b'x'; 40 << 20]);
     let layers = vec![Layer::busybox(Compression::Gzip), big];
     chaos.put("big:1", &pushed(layers, &json!({"Cmd": ["sleep", "1001"]})));
     // And one that does not get smaller, so that already the download is too much.
     let layers = vec![
         Layer::busybox(Compression::Gzip),
-        Layer::new(Compression::None).file("big", 0o644, 0, &vec![b'y'; 100 << 20]),
+        Layer::new(Compression::None).file("big", 0o644, 0, &vec![b'y'; 40 << 20]),
     ];
     chaos.put(
         "plain:1",
@@ -470,7 +470,7 @@ fn a_full_disk_is_said_and_leaves_nothing(env: &TestEnv) {
         &root,
         Some("tmpfs"),
         nix::mount::MsFlags::empty(),
-        Some("size=64m"),
+        Some("size=38m"),
     )
     .expect("the mount namespace is the test's own");
     for image in ["big:1", "plain:1"] {

@@ -184,7 +184,7 @@ impl<S: TarSource> TarStream<S> {
                     _ => Err(TarError::Truncated),
                 };
             };
-            let size = header.entry_size().map_err(|_| damaged("size"))?;
+            let size = number(header.entry_size(), &header.as_old().size).ok_or(damaged("size"))?;
             let kind = header.entry_type();
             match kind {
                 EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink => {
@@ -299,10 +299,10 @@ impl<S: TarSource> TarStream<S> {
                 });
             }
         };
-        let id = |from_pax: Option<u64>, from_header: io::Result<u64>, what| {
+        let id = |from_pax: Option<u64>, from_header: io::Result<u64>, field: &[u8], what| {
             let value = match from_pax {
                 Some(value) => value,
-                None => from_header.map_err(|_| damaged(what))?,
+                None => number(from_header, field).ok_or(damaged(what))?,
             };
             // 2³²-1 means "unchanged" to chown, so it can be nobody's id.
             u32::try_from(value)
@@ -310,8 +310,10 @@ impl<S: TarSource> TarStream<S> {
                 .filter(|id| *id != u32::MAX)
                 .ok_or(damaged(what))
         };
-        let uid = id(extensions.uid, header.uid(), "uid")?;
-        let gid = id(extensions.gid, header.gid(), "gid")?;
+        let fields = header.as_old();
+        let uid = id(extensions.uid, header.uid(), &fields.uid, "uid")?;
+        let gid = id(extensions.gid, header.gid(), &fields.gid, "gid")?;
+        let mode = number(header.mode().map(u64::from), &fields.mode);
         let mtime = match extensions.mtime {
             Some(mtime) => mtime,
             // Negative or absurd times are written by broken tools; the epoch is as good.
@@ -362,7 +364,7 @@ impl<S: TarSource> TarStream<S> {
             data_offset: self.offset,
             file_size,
             sparse,
-            mode: header.mode().map_err(|_| damaged("mode"))? & 0o7777,
+            mode: mode.ok_or(damaged("mode"))? as u32 & 0o7777,
             uid,
             gid,
             mtime,
@@ -469,6 +471,15 @@ impl<S: TarSource> TarStream<S> {
             .map(|pair| (pair[0], pair[1]))
             .collect();
         Ok((map, n_bytes))
+    }
+}
+
+/// A number of a header; a field with nothing in it is zero, as every reader has it.
+fn number(value: io::Result<u64>, field: &[u8]) -> Option<u64> {
+    match value {
+        Ok(value) => Some(value),
+        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Some(0),
+        Err(_) => None,
     }
 }
 

@@ -259,6 +259,14 @@ impl Reader<'_> {
                 self.n_urls_tried += 1;
                 return Ok(None);
             }
+            // Of several other places any will do.
+            Err(error) if 0 < self.n_urls_tried && self.n_urls_tried < self.blob.urls.len() => {
+                if matches!(error, RegistryError::Cancelled) {
+                    return Err(error);
+                }
+                self.n_urls_tried += 1;
+                return Ok(None);
+            }
             // What is kept reaches beyond the end of what the registry has: begin anew.
             Err(RegistryError::Status { status: 416, .. }) if self.n_kept > 0 => {
                 self.n_kept = 0;

@@ -204,12 +204,20 @@ fn build(key: &ClientKey) -> Result<Client, RegistryError> {
         .read_timeout(SILENCE_LIMIT)
         .pool_idle_timeout(Duration::from_secs(30));
     // As everywhere: no proxy leads to this machine itself.
-    if is_here(&key.host) {
+    if is_here(&key.host) || has_no_proxy() {
         builder = builder.no_proxy();
     }
     builder.build().map_err(|error| RegistryError::Unreachable {
         host: key.host.clone(),
         source: error.into(),
+    })
+}
+
+/// `NO_PROXY=*` is for addresses, too, as curl and Go have it.
+fn has_no_proxy() -> bool {
+    ["NO_PROXY", "no_proxy"].iter().any(|name| {
+        let value = std::env::var(name).unwrap_or_default();
+        value.split(',').any(|entry| entry.trim() == "*")
     })
 }
 
