@@ -85,22 +85,40 @@ fn told(entry: &TarEntry, data: &[u8]) -> Entry {
     }
 }
 
+/// Without what is said in two ways: Go keeps the type of GNU's sparse files, and a time before the
+/// epoch that stands in a header and not in an extension is the epoch here.
+fn comparable(mut entry: Entry) -> Entry {
+    if entry.r#type == "S" {
+        entry.r#type = "0".to_owned();
+    }
+    if entry.nanos == 0 {
+        entry.mtime = entry.mtime.max(0);
+    }
+    entry
+}
+
 #[test]
 fn archives_are_read_as_go_reads_them() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tar");
     let answers = std::fs::read_to_string(directory.join("go.jsonl")).unwrap();
     let mut n_entries = 0;
+    let mut differences = Vec::new();
     for line in answers.lines() {
         let answer: Answer = serde_json::from_str(line).unwrap();
         let name = &answer.archive;
         let found = ours(&directory.join(name));
         match (answer.error.as_str(), found) {
             ("", Ok(found)) => {
-                for (ours, theirs) in found.iter().zip(&answer.entries) {
-                    assert_eq!(ours, theirs, "{name}");
-                }
-                assert_eq!(found.len(), answer.entries.len(), "{name}");
                 n_entries += found.len();
+                if found.len() != answer.entries.len() {
+                    differences.push(format!("{name}: {} entries", found.len()));
+                }
+                for (ours, theirs) in found.into_iter().zip(answer.entries) {
+                    let (ours, theirs) = (comparable(ours), comparable(theirs));
+                    if ours != theirs {
+                        differences.push(format!("{name}: {ours:?}, and Go has {theirs:?}"));
+                    }
+                }
             }
             ("", Err(_)) if REFUSED.contains(&name.as_str()) => {}
             ("", Err(error)) => panic!("{name}: Go reads it, and we say: {error}"),
@@ -109,5 +127,6 @@ fn archives_are_read_as_go_reads_them() {
             (_, Err(_)) => {}
         }
     }
+    assert!(differences.is_empty(), "{differences:#?}");
     assert!(n_entries > 250, "{n_entries}");
 }
