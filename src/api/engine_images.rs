@@ -19,7 +19,7 @@ use super::wire::image::{
 };
 use crate::engine::image::{Description, Digest, Facts, ImageError, Reference, Removed, Usage};
 use crate::engine::{Engine, EngineError};
-use crate::reconcile::{BackendError, ImageProgress};
+use crate::reconcile::{BackendError, ImageProgress, ImageRequest};
 
 /// Bytes of a saved archive in one piece.
 const CHUNK: usize = 128 * 1024;
@@ -180,6 +180,10 @@ impl ImageHost for Engine {
             Ok(rows)
         })
         .await
+    }
+
+    async fn remote_tags(&self, request: &ImageRequest) -> Result<Vec<String>, BackendError> {
+        Engine::remote_tags(self, request).await
     }
 
     async fn tag_image(&self, name: &str, to: &str) -> Result<(), BackendError> {

@@ -12,7 +12,7 @@ use super::wire::image::{
     DeleteItem, DiskUsage, HistoryItem, ImageInspect, ImageSummary, ImageVerdict, ImagesPruned,
     ProgressLine,
 };
-use crate::reconcile::{BackendError, FailureKind};
+use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 /// Images of an engine. Names are references, ids, or unambiguous beginnings of ids.
 pub trait ImageHost: Send + Sync {
@@ -32,6 +32,12 @@ pub trait ImageHost: Send + Sync {
         &self,
         name: &str,
     ) -> impl Future<Output = Result<Vec<HistoryItem>, BackendError>> + Send;
+
+    /// All references with tags that the registry has under a name.
+    fn remote_tags(
+        &self,
+        request: &ImageRequest,
+    ) -> impl Future<Output = Result<Vec<String>, BackendError>> + Send;
 
     /// Gives an image a further name.
     fn tag_image(

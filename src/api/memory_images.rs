@@ -15,7 +15,7 @@ use super::wire::image::{
     DeleteItem, DiskUsage, ErrorDetail, HistoryItem, ImageInspect, ImageSummary, ImageVerdict,
     ImagesPruned, ProgressLine,
 };
-use crate::reconcile::{BackendError, FailureKind};
+use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 fn not_found(name: &str) -> BackendError {
     BackendError {
@@ -68,6 +68,11 @@ impl ImageHost for Memory {
 
     async fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>, BackendError> {
         self.image(name).map(|_| Vec::new())
+    }
+
+    async fn remote_tags(&self, request: &ImageRequest) -> Result<Vec<String>, BackendError> {
+        let name = &request.reference;
+        Ok(vec![format!("{name}:1"), format!("{name}:2")])
     }
 
     async fn tag_image(&self, name: &str, reference: &str) -> Result<(), BackendError> {

@@ -3,7 +3,7 @@
 //! Read and written as the docker CLI does, so that both share their logins. Helpers are run here,
 //! as the user, never by the engine (HAZARDS S44); what they answer is shown to nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::command::with_engine;
 use super::globals::Context;
 use super::output::{Failure, Kind};
 use crate::api::wire::{Login, Logins};
@@ -47,6 +48,70 @@ pub fn for_project(context: &Context, project: &Project) -> Logins {
     let images = project.services.values();
     let images = images.filter_map(|service| service.image.as_deref());
     for_references(context, images)
+}
+
+/// As [`for_project`], for a command that fetches only what is missing: no helper is asked about a
+/// registry that nothing will be fetched from. Helpers take their time, and some ask the user.
+pub fn for_missing(context: &Context, project: &Project, policy: Option<&str>) -> Logins {
+    let images = || {
+        project.services.values().filter_map(|service| {
+            let policy = policy.or(service.pull_policy.as_deref());
+            Some((service.image.as_deref()?, service, policy))
+        })
+    };
+    let has_helper = match ConfigFile::read() {
+        Ok(file) => images().any(|(image, ..)| {
+            let registry = registry_of(image);
+            registry.is_some_and(|registry| file.helper(key_of(registry)).is_some())
+        }),
+        // It is read again, with the warning.
+        Err(_) => false,
+    };
+    if !has_helper {
+        return for_project(context, project);
+    }
+    // An engine that cannot be asked says so when it is told what to do.
+    let present = with_engine(context, async |client| Ok(client.images("").await?));
+    let present = present.unwrap_or_default();
+    let names: HashSet<String> = present
+        .iter()
+        .flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests))
+        .map(|name| full_name(name))
+        .collect();
+    let missing = images().filter(|(image, service, policy)| {
+        let is_asked_for = !matches!(
+            policy,
+            None | Some("missing" | "if_not_present" | "never" | "build")
+        );
+        is_asked_for || service.platform.is_some() || !names.contains(&full_name(image))
+    });
+    for_references(context, missing.map(|(image, ..)| image))
+}
+
+/// As Docker prints it last: with registry and tag.
+pub fn full_name(reference: &str) -> String {
+    let Some(registry) = registry_of(reference) else {
+        return reference.to_owned();
+    };
+    let rest = match reference.split_once('/') {
+        Some((host, rest))
+            if registry_of(&format!("{host}/x")) == Some(registry)
+                && (host.contains(['.', ':']) || host == "localhost") =>
+        {
+            rest
+        }
+        _ => reference,
+    };
+    let library = match registry == DOCKER_HUB && !rest.contains('/') {
+        true => "library/",
+        false => "",
+    };
+    let last = rest.rsplit('/').next().unwrap_or(rest);
+    let tag = match last.contains([':', '@']) {
+        true => "",
+        false => ":latest",
+    };
+    format!("{registry}/{library}{rest}{tag}")
 }
 
 pub fn for_references<'a>(context: &Context, references: impl Iterator<Item = &'a str>) -> Logins {
@@ -435,6 +500,19 @@ mod tests {
         assert!(again.erase("docker.io").unwrap());
         assert!(!again.erase("docker.io").unwrap());
         assert!(again.content["auths"].get("a.example").is_some());
+    }
+
+    #[test]
+    fn names_are_written_in_full() {
+        for (reference, full) in [
+            ("alpine", "docker.io/library/alpine:latest"),
+            ("a/b:1", "docker.io/a/b:1"),
+            ("docker.io/alpine:3", "docker.io/library/alpine:3"),
+            ("localhost:5000/x", "localhost:5000/x:latest"),
+            ("ghcr.io/a/b@sha256:00", "ghcr.io/a/b@sha256:00"),
+        ] {
+            assert_eq!(full_name(reference), full, "{reference}");
+        }
     }
 
     #[test]

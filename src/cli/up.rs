@@ -164,7 +164,8 @@ impl Up {
         {
             check_service(&project, service)?;
         }
-        let logins = credentials::for_project(context, &project);
+        let pull = Some(self.pull.as_str()).filter(|policy| *policy != "policy");
+        let logins = credentials::for_missing(context, &project, pull);
         let options = self.options(context, logins);
         if self.detach || self.wait || self.no_start || self.plan {
             let name = project.name.clone();

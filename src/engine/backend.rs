@@ -218,6 +218,16 @@ impl Engine {
         }
     }
 
+    /// All references with tags under the name that is asked for.
+    pub async fn remote_tags(&self, request: &ImageRequest) -> Result<Vec<String>, BackendError> {
+        let name = parse_reference(&request.reference).map_err(EngineError::from)?;
+        let login = login_for(request, &name);
+        let cancelled = CancellationToken::new();
+        let tags = self.shared.images.tags(&name, login.as_ref(), &cancelled);
+        let tags = tags.await.map_err(EngineError::from)?;
+        Ok(tags.iter().map(ToString::to_string).collect())
+    }
+
     /// Has a registry check a login.
     pub async fn authenticate_to(&self, registry: &str, login: &Login) -> Result<(), BackendError> {
         let checked = self.shared.images.authenticate(registry, login).await;

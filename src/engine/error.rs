@@ -210,7 +210,9 @@ fn image_kind(error: &ImageError) -> FailureKind {
         ImageError::NotPresent { .. } | ImageError::NotFound { .. } => FailureKind::NotFound,
         ImageError::Registry(error) => registry_kind(error),
         ImageError::Pull { source, .. } | ImageError::Push { source, .. } => registry_kind(source),
-        ImageError::NotPushable { .. } | ImageError::PullPolicy(_) => FailureKind::Invalid,
+        ImageError::NotPushable { .. }
+        | ImageError::NotPulled { .. }
+        | ImageError::PullPolicy(_) => FailureKind::Invalid,
         ImageError::OtherPlatform { .. } => FailureKind::Unsupported,
         ImageError::InUse { .. } | ImageError::SeveralNames { .. } => FailureKind::Conflict,
         ImageError::AmbiguousId { .. }

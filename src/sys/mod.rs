@@ -28,3 +28,4 @@ pub mod shared;
 pub mod signal;
 pub mod socket;
 pub mod watched;
+pub mod writeback;

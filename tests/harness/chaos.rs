@@ -20,6 +20,7 @@ pub struct Asked {
     pub path: String,
     /// Names in lower case.
     pub headers: HashMap<String, String>,
+    pub body: Vec<u8>,
     /// How often this method and path were asked for before.
     pub n_before: usize,
 }
@@ -268,8 +269,25 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Ask
             .insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let n_bytes = asked.header("content-length").parse().unwrap_or(0);
-    std::io::copy(&mut reader.take(n_bytes), &mut std::io::sink())?;
+    reader.take(n_bytes).read_to_end(&mut asked.body)?;
     Ok(Some(asked))
+}
+
+/// Two tags on a page.
+fn tags_page(asked: &Asked, repository: &str, tags: &[&str]) -> Answer {
+    let last = asked.path.split_once("last=").map_or("", |(_, last)| last);
+    let rest: Vec<&&str> = tags.iter().filter(|tag| **tag > last).collect();
+    let page = &rest[..rest.len().min(2)];
+    let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+    if rest.len() > page.len() {
+        let link = format!(
+            "</v2/{repository}/tags/list?last={}>; rel=\"next\"",
+            page[1]
+        );
+        headers.push(("Link".to_owned(), link));
+    }
+    let body = serde_json::json!({"name": repository, "tags": page}).to_string();
+    ("200 OK".to_owned(), headers, body.into_bytes())
 }
 
 type Answer = (String, Vec<(String, String)>, Vec<u8>);
@@ -285,6 +303,18 @@ fn good_answer(asked: &Asked, state: &State, honors_range: bool) -> Answer {
     };
     if rest.is_empty() {
         return ("200 OK".to_owned(), Vec::new(), b"{}".to_vec());
+    }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        let manifests = state.manifests.lock().unwrap();
+        let mut tags: Vec<&str> = manifests
+            .keys()
+            .filter_map(|key| key.strip_prefix(repository)?.strip_prefix(':'))
+            .collect();
+        if tags.is_empty() {
+            return not_found("NAME_UNKNOWN");
+        }
+        tags.sort_unstable();
+        return tags_page(asked, repository, &tags);
     }
     if let Some((repository, name)) = rest.split_once("/manifests/") {
         let manifests = state.manifests.lock().unwrap();

@@ -14,6 +14,10 @@ pub enum Manner {
     Plain,
     /// TLS with a certificate of an authority in `ca.crt`, and a user `me` with password `pa:ss`.
     TlsAndPassword,
+    /// TLS with a certificate of an authority in `ca.crt`.
+    Tls,
+    /// TLS, and whoever asks must have a certificate of the same authority.
+    TlsAndCertificate,
 }
 
 /// A running registry; ends with this value.
@@ -21,6 +25,7 @@ pub struct Registry {
     process: Child,
     pub host: String,
     pub directory: PathBuf,
+    manner: Manner,
 }
 
 impl Drop for Registry {
@@ -42,12 +47,20 @@ impl Registry {
              storage: {{filesystem: {{rootdirectory: {dir}/store}}, delete: {{enabled: true}}}}\n\
              http:\n  addr: \"{address}\"\n"
         );
-        if manner == Manner::TlsAndPassword {
+        if manner != Manner::Plain {
             let name = address.rsplit_once(':').expect("an address has a port").0;
             make_certificates(directory, name);
+            let clients = match manner {
+                Manner::TlsAndCertificate => format!(", clientcas: [{dir}/ca.crt]"),
+                _ => String::new(),
+            };
             config.push_str(&format!(
-                "  tls: {{certificate: {dir}/server.crt, key: {dir}/server.key}}\n\
-                 auth: {{htpasswd: {{realm: test, path: {dir}/htpasswd}}}}\n"
+                "  tls: {{certificate: {dir}/server.crt, key: {dir}/server.key{clients}}}\n"
+            ));
+        }
+        if manner == Manner::TlsAndPassword {
+            config.push_str(&format!(
+                "auth: {{htpasswd: {{realm: test, path: {dir}/htpasswd}}}}\n"
             ));
             let line = Command::new("htpasswd")
                 .args(["-Bbn", "me", "pa:ss"])
@@ -72,6 +85,7 @@ impl Registry {
             process,
             host: address.to_owned(),
             directory: directory.to_owned(),
+            manner,
         };
         wait_for("the registry to listen", || {
             TcpStream::connect(address).ok()
@@ -95,11 +109,19 @@ impl Registry {
         self.requests().len()
     }
 
-    /// Puts an image there the way any client does.
+    /// Puts an image there the way any client does. Not for a registry with a password.
     pub fn put(&self, name: &str, image: &Pushed) {
+        let (repository, tag) = name.rsplit_once(':').expect("the test names a tag");
+        let base = match self.manner {
+            Manner::Plain => format!("http://{}/v2/{repository}", self.host),
+            _ => format!("https://{}/v2/{repository}", self.host),
+        };
+        let file = self.directory.join("blob");
+        let from_file = format!("@{}", file.display());
         for blob in image.layers.iter().map(|l| &l.bytes).chain([&image.config]) {
             let digest = super::image::digest(blob);
-            let location = curl(&[
+            let uploads = format!("{base}/blobs/uploads/");
+            let location = self.curl(&[
                 "-s",
                 "-o",
                 "/dev/null",
@@ -107,57 +129,48 @@ impl Registry {
                 "POST",
                 "-w",
                 "%header{location}",
-                &format!(
-                    "http://{}/v2/{}/blobs/uploads/",
-                    self.host,
-                    repository(name)
-                ),
+                &uploads,
             ]);
             let separator = if location.contains('?') { '&' } else { '?' };
-            let file = self.directory.join("blob");
             fs::write(&file, blob).expect("it is ours");
-            curl(&[
+            self.curl(&[
                 "-sf",
                 "-X",
                 "PUT",
                 "-H",
                 "Content-Type: application/octet-stream",
                 "--data-binary",
-                &format!("@{}", file.display()),
+                &from_file,
                 &format!("{location}{separator}digest={digest}"),
             ]);
         }
-        let (_, tag) = name.rsplit_once(':').expect("the test names a tag");
-        let file = self.directory.join("blob");
         fs::write(&file, &image.manifest).expect("it is ours");
-        curl(&[
+        self.curl(&[
             "-sf",
             "-X",
             "PUT",
             "-H",
             &format!("Content-Type: {}", image.media_type),
             "--data-binary",
-            &format!("@{}", file.display()),
-            &format!(
-                "http://{}/v2/{}/manifests/{tag}",
-                self.host,
-                repository(name)
-            ),
+            &from_file,
+            &format!("{base}/manifests/{tag}"),
         ]);
     }
-}
 
-fn repository(name: &str) -> &str {
-    name.rsplit_once(':').expect("the test names a tag").0
-}
-
-fn curl(arguments: &[&str]) -> String {
-    let output = Command::new("curl")
-        .args(arguments)
-        .output()
-        .expect("curl is installed");
-    assert!(output.status.success(), "curl {arguments:?}: {output:?}");
-    String::from_utf8(output.stdout).expect("curl prints what it was told to")
+    fn curl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("curl");
+        let place = |name: &str| self.directory.join(name);
+        if self.manner != Manner::Plain {
+            command.arg("--cacert").arg(place("ca.crt"));
+        }
+        if self.manner == Manner::TlsAndCertificate {
+            command.arg("--cert").arg(place("server.crt"));
+            command.arg("--key").arg(place("server.key"));
+        }
+        let output = command.args(arguments).output().expect("curl is installed");
+        assert!(output.status.success(), "curl {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("curl prints what it was told to")
+    }
 }
 
 /// An authority of our own and a certificate of its for one address.

@@ -24,6 +24,7 @@ mod namespaces;
 mod networks;
 mod order;
 mod registry;
+mod registry_access;
 mod registry_chaos;
 mod restart;
 mod sec_confinement;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         networks::CASES,
         order::CASES,
         registry::CASES,
+        registry_access::CASES,
         registry_chaos::CASES,
         restart::CASES,
         sec_confinement::CASES,

@@ -88,6 +88,8 @@ enum Event {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Pull,
+    /// Every tag of a repository, one after the other: they share most of their layers.
+    PullAll,
     Push,
 }
 
@@ -104,6 +106,7 @@ fn begin<H: Host>(
         let work = async {
             match direction {
                 Direction::Pull => host.ensure_image(&request, progress).await.map(drop),
+                Direction::PullAll => pull_all(&**host, request, progress).await,
                 Direction::Push => host.push_image(&request, progress).await,
             }
         };
@@ -127,6 +130,21 @@ fn begin<H: Host>(
         }
     });
     receiver
+}
+
+async fn pull_all<H: Host>(
+    host: &H,
+    request: ImageRequest,
+    progress: mpsc::UnboundedSender<ImageProgress>,
+) -> Result<(), BackendError> {
+    for reference in host.remote_tags(&request).await? {
+        let one = ImageRequest {
+            reference,
+            ..request.clone()
+        };
+        host.ensure_image(&one, progress.clone()).await?;
+    }
+    Ok(())
 }
 
 fn events(receiver: mpsc::Receiver<Event>) -> impl Stream<Item = Event> + Send + 'static {
@@ -206,7 +224,12 @@ pub(super) async fn pull<H: Host>(
     State(shared): State<Arc<Shared<H>>>,
     body: Result<Json<ImageTransfer>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    Ok(reports(shared, body?.0, Direction::Pull))
+    let transfer = body?.0;
+    let direction = match transfer.all_tags {
+        true => Direction::PullAll,
+        false => Direction::Pull,
+    };
+    Ok(reports(shared, transfer, direction))
 }
 
 /// `POST /wharf/v1/images/push`.
@@ -230,7 +253,7 @@ fn reports<H: Host>(
         logins: transfer.logins,
     };
     let (working, ended) = match direction {
-        Direction::Pull => (Status::Pulling, Status::Pulled),
+        Direction::Pull | Direction::PullAll => (Status::Pulling, Status::Pulled),
         Direction::Push => (Status::Pushing, Status::Pushed),
     };
     let subject = Subject::Image(reference.clone());
@@ -300,7 +323,12 @@ pub(super) async fn docker_pull<H: Host>(
         pull_policy: Some("always".to_owned()),
         platform: Some(platform.to_owned()).filter(|platform| !platform.is_empty()),
     };
-    let tag = if tag.is_empty() { "latest" } else { tag };
+    // Without any tag Docker fetches all; its own client always names one.
+    let last = from_image.rsplit('/').next().unwrap_or_default();
+    if tag.is_empty() && !last.contains([':', '@']) {
+        let first = json!({"status": format!("Pulling all tags of {from_image}")});
+        return docker_stream(shared, request, Direction::PullAll, first).await;
+    }
     let first = json!({"status": format!("Pulling from {from_image}"), "id": tag});
     docker_stream(shared, request, Direction::Pull, first).await
 }

@@ -71,6 +71,9 @@ pub struct ImageTransfer {
     pub reference: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// Everything that the registry has under the name, for a pull.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all_tags: bool,
     pub logins: Logins,
 }
 
@@ -100,6 +103,7 @@ fn docker_status(progress: &ImageProgress) -> String {
         "pushing" => "Pushing",
         "pushed" => "Pushed",
         "exists" => "Layer already exists",
+        "left where it is" => "Skipped foreign layer",
         other => {
             let mut letters = other.chars();
             return match letters.next() {

@@ -7,7 +7,7 @@ use crate::api::wire::registry::ImageTransfer;
 use crate::cli::command::{self, Ended, Interrupts, with_engine};
 use crate::cli::credentials;
 use crate::cli::globals::Context;
-use crate::cli::output::{Failure, ProgressMode};
+use crate::cli::output::{Failure, Kind, ProgressMode};
 
 /// Fetch an image from its registry
 ///
@@ -16,11 +16,15 @@ use crate::cli::output::{Failure, ProgressMode};
 #[command(after_help = "Examples:\n  \
     wharf image pull nginx:1.29                      from Docker Hub\n  \
     wharf image pull ghcr.io/org/app@sha256:…        exactly this one\n  \
-    wharf image pull --platform linux/arm64 alpine   for another machine")]
+    wharf image pull --platform linux/arm64 alpine   for another machine\n  \
+    wharf image pull -a localhost:5000/app           all of its tags")]
 pub struct Pull {
     /// Name of the image, with a tag or digest [default tag: latest]
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
+    /// Fetch everything that the registry has under this name
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Platform, where the image is made for several
     #[arg(
         long,
@@ -39,16 +43,26 @@ pub struct Pull {
 
 impl Pull {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
+        let last = self.name.rsplit('/').next().unwrap_or_default();
+        if self.all_tags && last.contains([':', '@']) {
+            let error = "a tag or digest cannot be given with --all-tags";
+            return Err(Failure::new(Kind::Usage, error));
+        }
         let transfer = ImageTransfer {
             logins: credentials::for_references(context, std::iter::once(self.name.as_str())),
             reference: self.name,
             platform: self.platform,
+            all_tags: self.all_tags,
         };
         with_engine(context, async |client| {
             let reports = client.pull_image(&transfer).await?;
             show(context, reports, self.quiet).await
         })?;
-        context.output.line(&full_name(&transfer.reference))
+        let mut name = credentials::full_name(&transfer.reference);
+        if self.all_tags && name.ends_with(":latest") {
+            name.truncate(name.len() - ":latest".len());
+        }
+        context.output.line(&name)
     }
 }
 
@@ -67,49 +81,5 @@ pub(super) async fn show(
         Ended::Done => Ok(()),
         Ended::Failed(failure) => Err(failure),
         Ended::Interrupted => Err(Failure::interrupted()),
-    }
-}
-
-/// As Docker prints it last: with registry and tag.
-fn full_name(reference: &str) -> String {
-    let Some(registry) = credentials::registry_of(reference) else {
-        return reference.to_owned();
-    };
-    let rest = match reference.split_once('/') {
-        Some((host, rest))
-            if credentials::registry_of(&format!("{host}/x")) == Some(registry)
-                && (host.contains(['.', ':']) || host == "localhost") =>
-        {
-            rest
-        }
-        _ => reference,
-    };
-    let library = match registry == "docker.io" && !rest.contains('/') {
-        true => "library/",
-        false => "",
-    };
-    let last = rest.rsplit('/').next().unwrap_or(rest);
-    let tag = match last.contains([':', '@']) {
-        true => "",
-        false => ":latest",
-    };
-    format!("{registry}/{library}{rest}{tag}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_printed_in_full() {
-        for (reference, full) in [
-            ("alpine", "docker.io/library/alpine:latest"),
-            ("a/b:1", "docker.io/a/b:1"),
-            ("docker.io/alpine:3", "docker.io/library/alpine:3"),
-            ("localhost:5000/x", "localhost:5000/x:latest"),
-            ("ghcr.io/a/b@sha256:00", "ghcr.io/a/b@sha256:00"),
-        ] {
-            assert_eq!(full_name(reference), full, "{reference}");
-        }
     }
 }

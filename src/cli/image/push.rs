@@ -33,7 +33,7 @@ impl Push {
         let transfer = ImageTransfer {
             logins: credentials::for_references(context, std::iter::once(self.name.as_str())),
             reference: self.name,
-            platform: None,
+            ..ImageTransfer::default()
         };
         with_engine(context, async |client| {
             let reports = client.push_image(&transfer).await?;

@@ -64,6 +64,8 @@ pub enum ImageError {
         present: String,
         wanted: String,
     },
+    #[error("{image} does not come from a registry")]
+    NotPulled { image: String },
     #[error("no such image: {name}")]
     NotFound { name: String },
     #[error("{name:?} is the beginning of several image ids")]
@@ -122,8 +124,32 @@ fn in_use(image: &str, container: &str, is_running: bool, is_named: bool) -> Str
 }
 
 impl ImageError {
+    /// Whether room on the disk would have helped.
+    pub fn is_disk_full(&self) -> bool {
+        if matches!(self, ImageError::Content(ContentError::Full { .. })) {
+            return true;
+        }
+        let mut cause: Option<&dyn std::error::Error> = Some(self);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(
+                kind,
+                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            ) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
+        if self.is_disk_full() {
+            let hint = "the disk is full: free space under the data root, then try again (`wharf system df` \
+                        shows what takes how much, `wharf image prune` removes what nobody uses)";
+            return Some(hint.to_owned());
+        }
         match self {
             ImageError::NotPresent { image, .. } => Some(format!(
                 "`wharf image pull {image}` fetches it, or change `pull_policy`"

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -20,7 +20,7 @@ use super::layer::{self, LayerError, Limits};
 use super::metadata::{self, Metadata, is_allowed_xattr};
 use super::recipe::Recorder;
 use super::tar_stream::{EntryKind, TarEntry, TarError, TarSource, TarStream};
-use crate::sys::beneath;
+use crate::sys::{beneath, writeback};
 
 pub(super) const WHITEOUT: &[u8] = b".wh.";
 pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -48,7 +48,6 @@ pub struct Extractor {
     opaque: Vec<PathBuf>,
     /// Hard links (path, target) whose target this layer does not contain.
     missing_links: Vec<(PathBuf, PathBuf)>,
-    buffer: Vec<u8>,
 }
 
 /// The directory of an entry.
@@ -87,12 +86,11 @@ impl Extractor {
             whiteouts: Vec::new(),
             opaque: Vec::new(),
             missing_links: Vec::new(),
-            buffer: vec![0; 1 << 17],
         }
     }
 
     /// Applies one entry, whose data is read from the stream.
-    pub fn apply<S: TarSource>(
+    pub fn apply<S: TarSource + BufRead>(
         &mut self,
         entry: TarEntry,
         data: &mut TarStream<S>,
@@ -149,7 +147,7 @@ impl Extractor {
     }
 
     /// Returns whether something was removed for it.
-    fn make<S: TarSource>(
+    fn make<S: TarSource + BufRead>(
         &mut self,
         entry: &TarEntry,
         path: &Path,
@@ -186,7 +184,7 @@ impl Extractor {
                             | OFlags::WRONLY
                             | OFlags::NOFOLLOW
                             | OFlags::CLOEXEC,
-                        Mode::RUSR | Mode::WUSR,
+                        Mode::from_raw_mode(metadata.mode & 0o777),
                     )?)
                 })?;
                 self.fill(entry, &place, file, &metadata, data)?;
@@ -238,7 +236,7 @@ impl Extractor {
         })
     }
 
-    fn fill<S: TarSource>(
+    fn fill<S: TarSource + BufRead>(
         &mut self,
         entry: &TarEntry,
         place: &Place<'_>,
@@ -251,6 +249,7 @@ impl Extractor {
         self.n_bytes += entry.size;
         let whole = [(0, entry.size)];
         let segments = entry.sparse.as_deref().unwrap_or(&whole);
+        let mut early = Writeback::default();
         for &(offset, length) in segments.iter().filter(|(_, length)| *length > 0) {
             self.recorder
                 .begin_file(&place.real, offset, length)
@@ -260,26 +259,23 @@ impl Extractor {
             }
             let mut rest = length;
             while rest > 0 {
-                let wanted = self
-                    .buffer
-                    .len()
-                    .min(usize::try_from(rest).unwrap_or(usize::MAX));
-                // The stream reports a premature end as an error, so this makes progress.
-                let n =
-                    data.read(&mut self.buffer[..wanted])
-                        .map_err(|error| match error.kind() {
-                            io::ErrorKind::UnexpectedEof => TarError::Truncated.into(),
-                            _ => layer::read_error(error),
-                        })?;
-                made(path, file.write_all(&self.buffer[..n]))?;
+                let piece = data.piece().map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => TarError::Truncated.into(),
+                    _ => layer::read_error(error),
+                })?;
+                let n = piece.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+                made(path, file.write_all(&piece[..n]))?;
+                data.consume(n);
                 rest -= n as u64;
+                early.written(file.as_fd(), n as u64);
             }
             self.recorder.end_file().map_err(LayerError::Recipe)?;
         }
         if entry.sparse.is_some() {
             made(path, file.set_len(entry.file_size))?;
         }
-        made(path, metadata.apply(file.as_fd()))
+        early.complete(file.as_fd());
+        made(path, metadata.apply_to_new(file.as_fd()))
     }
 
     fn link(&mut self, entry: &TarEntry, place: &Place<'_>) -> Result<bool, LayerError> {
@@ -483,6 +479,39 @@ impl Extractor {
             made(&path, set_opaque(dir.as_fd()))?;
         }
         Ok(Extracted(self))
+    }
+}
+
+/// Brings files to the disk while the next ones are unpacked, so that the sync at the end finds
+/// little to do. Small ones wait for it: together they are few requests.
+#[derive(Default)]
+struct Writeback {
+    n_written: u64,
+    n_begun: u64,
+}
+
+impl Writeback {
+    /// Files from this size on are not left to the sync, and long ones are written in such pieces.
+    const MIN_BYTES: u64 = 16 << 10;
+    const PIECE_BYTES: u64 = 8 << 20;
+
+    fn written(&mut self, file: BorrowedFd<'_>, n_bytes: u64) {
+        self.n_written += n_bytes;
+        if self.n_written - self.n_begun >= Self::PIECE_BYTES {
+            self.begin(file);
+        }
+    }
+
+    fn complete(&mut self, file: BorrowedFd<'_>) {
+        if self.n_written >= Self::MIN_BYTES && self.n_written > self.n_begun {
+            self.begin(file);
+        }
+    }
+
+    fn begin(&mut self, file: BorrowedFd<'_>) {
+        // Whether it begins now or with the sync makes no difference to what is on the disk then.
+        let _ = writeback::begin(file);
+        self.n_begun = self.n_written;
     }
 }
 

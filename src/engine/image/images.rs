@@ -252,6 +252,38 @@ impl Images {
         Ok(self.inner.registries.authenticate(&visit).await?)
     }
 
+    /// Everything that the registry has in a reference's repository, as references with tags.
+    pub async fn tags(
+        &self,
+        reference: &Reference,
+        login: Option<&Login>,
+        cancelled: &CancellationToken,
+    ) -> Result<Vec<Reference>, ImageError> {
+        let Reference::Registry {
+            registry,
+            repository,
+            ..
+        } = reference
+        else {
+            return Err(ImageError::NotPulled {
+                image: reference.to_string(),
+            });
+        };
+        let visit = Visit {
+            registry,
+            repository,
+            login,
+            cancelled,
+        };
+        let told = self.inner.registries.tags(&visit).await;
+        let told = told.map_err(|source| ImageError::Pull {
+            image: reference.to_string(),
+            source: Box::new(source),
+        })?;
+        let tagged = |tag: String| Ok(reference.tagged(&tag)?);
+        told.into_iter().map(tagged).collect()
+    }
+
     /// An image by reference, or by id or the unique beginning of one.
     pub fn get(&self, name: &str) -> Result<Image, ImageError> {
         let id = self.inner.resolve(name)?;

@@ -70,8 +70,16 @@ impl Inner {
         }
         let mut staged = Vec::new();
         if !missing.is_empty() {
-            let unpacked = self.unpack(&shown, &found.layers, &missing, progress)?;
-            staged = self.complete(&shown, &chain, unpacked)?;
+            let unpacked = self
+                .unpack(&shown, &found.layers, &missing, progress)
+                .and_then(|unpacked| self.complete(&shown, &chain, unpacked));
+            // What was fetched is kept for the next attempt, but not where it fills the disk.
+            if unpacked.as_ref().is_err_and(ImageError::is_disk_full) {
+                for &position in &missing {
+                    found.layers[position].origin.forget();
+                }
+            }
+            staged = unpacked?;
             // Before the sync, which would otherwise bring to the disk what nobody needs any more.
             for &position in &missing {
                 found.layers[position].origin.forget();

@@ -99,6 +99,9 @@ struct LimitReached {
     limit: u64,
 }
 
+/// Of the archive in memory at once.
+const PIECE_BYTES: usize = 1 << 17;
+
 /// What is known about a layer before it is read.
 #[derive(Debug, Clone)]
 pub struct Expected {
@@ -273,6 +276,9 @@ fn unpack_recorded(
         limits,
         meter: Rc::clone(&meter),
     });
+    // One large piece of the inflater and the hasher for many entries, which are written from
+    // where they lie in it.
+    let diff = BufReader::with_capacity(PIECE_BYTES, diff);
     let mut tar = TarStream::new(Streamed(Tap::new(diff, recorder.clone())));
     let mut extractor = Extractor::new(directory, limits, recorder.clone());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
@@ -281,7 +287,8 @@ fn unpack_recorded(
     // The digests cover what follows the end-of-archive mark as well.
     let Streamed(tap) = tar.into_inner();
     let diff = tap.finish().map_err(read_error)?;
-    let (found, _) = diff.finish().map_err(read_error)?;
+    // The tap has read to the end.
+    let (found, _) = diff.into_inner().finish().map_err(read_error)?;
     compare("diff id", &expected.diff_id, &found)?;
     let meter = &mut *meter.borrow_mut();
     if let Some(n_bytes) = expected.blob_bytes

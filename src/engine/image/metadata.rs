@@ -70,11 +70,27 @@ impl Metadata {
         let (uid, gid) = self.owner();
         rustix::fs::fchown(fd, uid, gid)?;
         rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))?;
+        self.apply_rest(fd)
+    }
+
+    fn apply_rest(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         for (name, value) in &self.xattrs {
             let result = rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty());
             tolerate(name, result)?;
         }
         Ok(rustix::fs::futimens(fd, &self.times())?)
+    }
+
+    /// As [`Metadata::apply`] for a file that was just made with the mode: what is so already is
+    /// not set again, because every change is one more entry in the file system's journal. Umask,
+    /// default ACLs and mount options may have made it otherwise, so the kernel is asked.
+    pub fn apply_to_new(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let stat = rustix::fs::fstat(fd)?;
+        let is_owned = (stat.st_uid, stat.st_gid) == (self.uid, self.gid);
+        if !is_owned || stat.st_mode & 0o7777 != self.mode {
+            return self.apply(fd);
+        }
+        self.apply_rest(fd)
     }
 
     /// Sets everything on a symlink, device or FIFO without following or opening it.

@@ -45,6 +45,8 @@ struct Sent {
     media_type: String,
     digest: Digest,
     n_bytes: u64,
+    /// Where it is instead, if it may not be distributed.
+    urls: Vec<String>,
 }
 
 struct Pushing<'a> {
@@ -276,6 +278,12 @@ impl Pushing<'_> {
         known: Option<&Descriptor>,
     ) -> Result<Sent, ImageError> {
         let part = diff_id.short();
+        if let Some(known) = known
+            && let Some(elsewhere) = elsewhere(known)
+        {
+            self.tell(part, "left where it is", 0, 0);
+            return Ok(elsewhere);
+        }
         self.tell(part, "preparing", 0, 0);
         if let Some(known) = known
             && let Ok(digest) = Digest::parse(known.digest().as_ref())
@@ -285,6 +293,7 @@ impl Pushing<'_> {
                 media_type: known.media_type().to_string(),
                 digest,
                 n_bytes: known.size(),
+                urls: Vec::new(),
             });
         }
         let (file, digest, n_bytes) = self.compressed(chain_id, diff_id)?;
@@ -295,6 +304,7 @@ impl Pushing<'_> {
             media_type: OCI_LAYER_GZIP.to_owned(),
             digest,
             n_bytes,
+            urls: Vec::new(),
         })
     }
 
@@ -402,11 +412,15 @@ fn manifest_of(id: &Digest, n_config_bytes: usize, layers: &[Sent]) -> Vec<u8> {
     let layers: Vec<Value> = layers
         .iter()
         .map(|layer| {
-            json!({
+            let mut descriptor = json!({
                 "mediaType": oci_layer_type(&layer.media_type),
                 "digest": layer.digest.to_string(),
                 "size": layer.n_bytes,
-            })
+            });
+            if !layer.urls.is_empty() {
+                descriptor["urls"] = json!(layer.urls);
+            }
+            descriptor
         })
         .collect();
     let manifest = json!({
@@ -422,11 +436,33 @@ fn manifest_of(id: &Digest, n_config_bytes: usize, layers: &[Sent]) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
+/// A layer that its licence forbids to hand on: the manifest says where to get it, as it said to us.
+fn elsewhere(known: &Descriptor) -> Option<Sent> {
+    let media_type = known.media_type().to_string();
+    let urls = known.urls().clone().filter(|urls| !urls.is_empty())?;
+    let is_foreign = [".nondistributable.", ".foreign."]
+        .iter()
+        .any(|mark| media_type.contains(mark));
+    let digest = Digest::parse(known.digest().as_ref()).ok()?;
+    is_foreign.then(|| Sent {
+        media_type,
+        digest,
+        n_bytes: known.size(),
+        urls,
+    })
+}
+
 /// Docker's names of layers do not belong into an OCI manifest.
 fn oci_layer_type(media_type: &str) -> &str {
     match media_type {
         "application/vnd.docker.image.rootfs.diff.tar.gzip" => OCI_LAYER_GZIP,
         "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        }
+        "application/vnd.docker.image.rootfs.foreign.diff.tar" => {
+            "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        }
         other => other,
     }
 }

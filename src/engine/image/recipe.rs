@@ -18,7 +18,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
@@ -44,8 +44,11 @@ const MAX_RAW_BYTES: u32 = 1 << 24;
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Recording>>);
 
+/// Records are small: they are gathered before they are compressed.
+type Out = BufWriter<zstd::Encoder<'static, BufWriter<File>>>;
+
 struct Recording {
-    out: Option<zstd::Encoder<'static, BufWriter<File>>>,
+    out: Option<Out>,
     /// Bytes that are not part of a file, not written yet.
     raw: Vec<u8>,
     n_bytes: u64,
@@ -60,6 +63,7 @@ impl Recorder {
     pub fn new(mut file: File) -> io::Result<Recorder> {
         file.write_all(&[0; HEADER_BYTES as usize])?;
         let out = zstd::Encoder::new(BufWriter::new(file), 1)?;
+        let out = BufWriter::with_capacity(RAW_BYTES, out);
         Ok(Recorder(Arc::new(Mutex::new(Recording {
             out: Some(out),
             raw: Vec::new(),
@@ -73,11 +77,19 @@ impl Recorder {
     fn with<T>(&self, change: impl FnOnce(&mut Recording) -> io::Result<T>) -> io::Result<T> {
         let mut recording = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut recording).map_err(|error| {
-            // The caller's error travels through layers of readers; this one keeps its meaning.
-            let told = io::Error::new(error.kind(), "the recipe of the layer cannot be written");
+            let told = told(error.kind());
             recording.failure.get_or_insert(error);
             told
         })
+    }
+
+    /// Fails once recording has failed.
+    fn expect_sound(&self) -> io::Result<()> {
+        let recording = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &recording.failure {
+            Some(failure) => Err(told(failure.kind())),
+            None => Ok(()),
+        }
     }
 
     /// Why recording failed, if that is why reading failed.
@@ -158,7 +170,8 @@ impl Recorder {
         self.with(|recording| {
             recording.flush_raw()?;
             let out = recording.out.take().ok_or(io::ErrorKind::BrokenPipe)?;
-            let mut file = out
+            let encoder = out.into_inner().map_err(|error| error.into_error())?;
+            let mut file = encoder
                 .finish()?
                 .into_inner()
                 .map_err(|error| error.into_error())?;
@@ -169,6 +182,11 @@ impl Recorder {
             file.write_all(&header)
         })
     }
+}
+
+/// The caller's error travels through layers of readers; the one that is kept has its meaning.
+fn told(kind: io::ErrorKind) -> io::Error {
+    io::Error::new(kind, "the recipe of the layer cannot be written")
 }
 
 impl Recording {
@@ -210,7 +228,7 @@ pub struct Tap<R> {
     recorder: Recorder,
 }
 
-impl<R: Read> Tap<R> {
+impl<R: BufRead> Tap<R> {
     pub fn new(inner: R, recorder: Recorder) -> Tap<R> {
         Tap { inner, recorder }
     }
@@ -222,19 +240,41 @@ impl<R: Read> Tap<R> {
     }
 }
 
-impl<R: Read> Read for Tap<R> {
+impl<R: BufRead> Read for Tap<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.recorder.with(|recording| {
-            recording.n_bytes += n as u64;
-            if !recording.in_file {
-                recording.raw.extend_from_slice(&buffer[..n]);
-                if recording.raw.len() >= RAW_BYTES {
-                    recording.flush_raw()?;
-                }
+        let piece = self.fill_buf()?;
+        let n = piece.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&piece[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Tap<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.recorder.expect_sound()?;
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, n_bytes: usize) {
+        let piece = match self.inner.fill_buf() {
+            Ok(piece) => &piece[..n_bytes],
+            // What is consumed was in the buffer before, where it still is.
+            Err(_) => &[],
+        };
+        // A failure is kept, and told by the next look at the buffer.
+        let _ = self.recorder.with(|recording| {
+            recording.n_bytes += n_bytes as u64;
+            if recording.in_file {
+                return Ok(());
             }
-            Ok(n)
-        })
+            recording.raw.extend_from_slice(piece);
+            match recording.raw.len() >= RAW_BYTES {
+                true => recording.flush_raw(),
+                false => Ok(()),
+            }
+        });
+        self.inner.consume(n_bytes);
     }
 }
 

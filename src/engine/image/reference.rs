@@ -69,6 +69,27 @@ impl Reference {
         }
         registry(text)
     }
+
+    /// The same repository's image under another tag.
+    pub fn tagged(&self, wanted: &str) -> Result<Reference, ReferenceError> {
+        let bad = || ReferenceError::Grammar {
+            reference: format!("{self} with tag {wanted:.100?}"),
+            part: "tag",
+        };
+        match self {
+            Reference::Registry {
+                registry,
+                repository,
+                ..
+            } if is_valid_tag(wanted) => Ok(Reference::Registry {
+                registry: registry.clone(),
+                repository: repository.clone(),
+                tag: Some(wanted.to_owned()),
+                digest: None,
+            }),
+            _ => Err(bad()),
+        }
+    }
 }
 
 fn local(text: &str, scheme: &'static str, rest: &str) -> Result<Reference, ReferenceError> {

@@ -6,7 +6,7 @@
 //! creates no file.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use super::pax::Extensions;
 use tar::{EntryType, GnuExtSparseHeader, Header};
@@ -84,8 +84,23 @@ impl<R: Read> Read for Streamed<R> {
     }
 }
 
+impl<R: BufRead> BufRead for Streamed<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, n_bytes: usize) {
+        self.0.consume(n_bytes);
+    }
+}
+
 impl<R: Read> TarSource for Streamed<R> {
     fn pass_over(&mut self, n_bytes: u64) -> io::Result<()> {
+        if n_bytes < BLOCK {
+            // Padding, which nearly every entry has.
+            let mut padding = [0; BLOCK as usize];
+            return self.0.read_exact(&mut padding[..n_bytes as usize]);
+        }
         let n = io::copy(&mut (&mut self.0).take(n_bytes), &mut io::sink())?;
         if n < n_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -169,7 +184,7 @@ impl<S: TarSource> TarStream<S> {
                     _ => Err(TarError::Truncated),
                 };
             };
-            let size = header.entry_size().map_err(|_| damaged("size"))?;
+            let size = number(header.entry_size(), &header.as_old().size).ok_or(damaged("size"))?;
             let kind = header.entry_type();
             match kind {
                 EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink => {
@@ -284,10 +299,10 @@ impl<S: TarSource> TarStream<S> {
                 });
             }
         };
-        let id = |from_pax: Option<u64>, from_header: io::Result<u64>, what| {
+        let id = |from_pax: Option<u64>, from_header: io::Result<u64>, field: &[u8], what| {
             let value = match from_pax {
                 Some(value) => value,
-                None => from_header.map_err(|_| damaged(what))?,
+                None => number(from_header, field).ok_or(damaged(what))?,
             };
             // 2³²-1 means "unchanged" to chown, so it can be nobody's id.
             u32::try_from(value)
@@ -295,8 +310,10 @@ impl<S: TarSource> TarStream<S> {
                 .filter(|id| *id != u32::MAX)
                 .ok_or(damaged(what))
         };
-        let uid = id(extensions.uid, header.uid(), "uid")?;
-        let gid = id(extensions.gid, header.gid(), "gid")?;
+        let fields = header.as_old();
+        let uid = id(extensions.uid, header.uid(), &fields.uid, "uid")?;
+        let gid = id(extensions.gid, header.gid(), &fields.gid, "gid")?;
+        let mode = number(header.mode().map(u64::from), &fields.mode);
         let mtime = match extensions.mtime {
             Some(mtime) => mtime,
             // Negative or absurd times are written by broken tools; the epoch is as good.
@@ -347,7 +364,7 @@ impl<S: TarSource> TarStream<S> {
             data_offset: self.offset,
             file_size,
             sparse,
-            mode: header.mode().map_err(|_| damaged("mode"))? & 0o7777,
+            mode: mode.ok_or(damaged("mode"))? as u32 & 0o7777,
             uid,
             gid,
             mtime,
@@ -457,6 +474,15 @@ impl<S: TarSource> TarStream<S> {
     }
 }
 
+/// A number of a header; a field with nothing in it is zero, as every reader has it.
+fn number(value: io::Result<u64>, field: &[u8]) -> Option<u64> {
+    match value {
+        Ok(value) => Some(value),
+        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Some(0),
+        Err(_) => None,
+    }
+}
+
 /// Segments in order, within the file, and together exactly the data.
 fn is_sound_map(map: &[(u64, u64)], data_size: u64, file_size: u64) -> bool {
     let mut end = 0u64;
@@ -489,6 +515,30 @@ impl<S: TarSource> Read for TarStream<S> {
         self.remaining -= n as u64;
         self.offset += n as u64;
         Ok(n)
+    }
+}
+
+impl<S: TarSource + BufRead> TarStream<S> {
+    /// The next piece of the current entry's data where the source has it in memory; empty at the
+    /// end of the data. Followed by [`TarStream::consume`].
+    pub fn piece(&mut self) -> io::Result<&[u8]> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        let piece = self.source.fill_buf()?;
+        if piece.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let n = piece
+            .len()
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        Ok(&piece[..n])
+    }
+
+    pub fn consume(&mut self, n_bytes: usize) {
+        self.source.consume(n_bytes);
+        self.remaining -= n_bytes as u64;
+        self.offset += n_bytes as u64;
     }
 }
 

@@ -178,11 +178,6 @@ impl RegistryError {
             RegistryError::RateLimited { host, .. } => {
                 format!("wait, or `wharf login {host}`: users with an account may ask more often")
             }
-            RegistryError::Keep { source, .. } if is_disk_full(source) => {
-                "the disk is full: free space under the data root, then pull again; what was \
-                 downloaded is used"
-                    .to_owned()
-            }
             RegistryError::Mismatch { .. } => {
                 "the content was changed on its way, or the registry is damaged: pull again, and \
                  ask its owner"
@@ -204,11 +199,4 @@ impl RegistryError {
 
 fn is_name(source: &TransportError) -> bool {
     !source.is_passing && !source.is_certificate
-}
-
-fn is_disk_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use reqwest::header::CONTENT_RANGE;
@@ -63,7 +64,9 @@ impl LayerOrigin for LayerBlob {
                 position: 0,
                 n_kept,
                 incoming: None,
+                pending: Bytes::new(),
                 pauses: retry::Pauses::default(),
+                pace: retry::Pace::default(),
                 n_urls_tried: 0,
             }),
             self.n_bytes,
@@ -111,7 +114,10 @@ struct Reader<'a> {
     /// Bytes in the file.
     n_kept: u64,
     incoming: Option<Body>,
+    /// What was fetched last and not read yet; it begins at `position` and is in the file, too.
+    pending: Bytes,
     pauses: retry::Pauses,
+    pace: retry::Pace,
     n_urls_tried: usize,
 }
 
@@ -127,27 +133,26 @@ impl Read for Reader<'_> {
         if buffer.is_empty() || self.position >= self.blob.n_bytes {
             return Ok(0);
         }
-        let mut chunk = Bytes::new();
         while self.position >= self.n_kept {
             // The registry may have made us begin anew, behind what was read already.
             let is_next = self.position == self.n_kept;
             let fetched = self.fetch().map_err(io::Error::other)?;
             if is_next {
-                chunk = fetched;
+                self.pending = fetched;
             }
         }
-        if chunk.is_empty() {
+        let n = if self.pending.is_empty() {
             let n = usize::try_from(self.n_kept - self.position).unwrap_or(usize::MAX);
             let n = n.min(buffer.len());
-            let n = self.file.read_at(&mut buffer[..n], self.position)?;
-            if n == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.position += n as u64;
-            return Ok(n);
+            self.file.read_at(&mut buffer[..n], self.position)?
+        } else {
+            let n = self.pending.len().min(buffer.len());
+            self.pending.copy_to_slice(&mut buffer[..n]);
+            n
+        };
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let n = chunk.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&chunk[..n]);
         self.position += n as u64;
         Ok(n)
     }
@@ -164,6 +169,7 @@ impl Reader<'_> {
                 continue;
             };
             let next = async { repository.unless_cancelled(body.response.chunk()).await };
+            let begun = Instant::now();
             let failure = match self.blob.runtime.block_on(next)? {
                 Ok(Some(mut chunk)) => {
                     let n = body.n_to_skip.min(chunk.len() as u64);
@@ -183,6 +189,16 @@ impl Reader<'_> {
                     self.keep(&chunk)?;
                     // It goes on: the next cut has all patience again.
                     self.pauses = retry::Pauses::default();
+                    match self.pace.came(chunk.len() as u64, begun.elapsed()) {
+                        retry::Verdict::GoOn => {}
+                        retry::Verdict::Reconnect => self.incoming = None,
+                        retry::Verdict::GiveUp => {
+                            return Err(RegistryError::Unreachable {
+                                host: repository.host().to_owned(),
+                                source: TransportError::new("it sends next to nothing"),
+                            });
+                        }
+                    }
                     return Ok(chunk);
                 }
                 Ok(None) => TransportError::new("the connection ended too early"),
@@ -240,6 +256,14 @@ impl Reader<'_> {
         let response = match answer {
             Ok(response) => response,
             Err(RegistryError::NotFound { .. }) if self.n_urls_tried < self.blob.urls.len() => {
+                self.n_urls_tried += 1;
+                return Ok(None);
+            }
+            // Of several other places any will do.
+            Err(error) if 0 < self.n_urls_tried && self.n_urls_tried < self.blob.urls.len() => {
+                if matches!(error, RegistryError::Cancelled) {
+                    return Err(error);
+                }
                 self.n_urls_tried += 1;
                 return Ok(None);
             }

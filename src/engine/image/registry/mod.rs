@@ -1,7 +1,7 @@
 //! Everything that talks to a registry.
 //!
 //! ```text
-//! reference ─endpoint─▶ where to ask      settings: mirrors, insecure registries, certs.d
+//! reference ─endpoint─▶ where to ask      settings, hosts: mirrors, insecure registries, certs.d
 //!           ─repository─▶ manifests, blobs  auth: challenges, tokens     retry: patience
 //!           ─resolve─▶ the image for a platform
 //!           ─layer_blob─▶ bytes of a layer, kept for another attempt     transport, tls: the wire
@@ -14,11 +14,13 @@ mod auth;
 mod challenge;
 mod endpoint;
 mod error;
+mod hosts;
 mod layer_blob;
 mod repository;
 mod resolve;
 mod retry;
 mod settings;
+mod tags;
 mod tls;
 mod transport;
 mod upload;
@@ -75,11 +77,14 @@ impl Registries {
         wanted: Option<&Platform>,
     ) -> Result<Looked, ImageError> {
         let settings = Arc::new(Settings::read()?);
-        let endpoints = endpoint::for_pull(visit.registry, &settings);
+        let endpoints = endpoint::for_pull(visit.registry, &settings)?;
         let mut failure = None;
         for endpoint in endpoints {
             let is_mirror = endpoint.is_mirror;
-            let is_plain = endpoint.base.scheme() == "http";
+            if !endpoint.resolves && is_mirror && !tag_or_digest.contains(':') {
+                continue;
+            }
+            let is_plain = endpoint.api.scheme() == "http";
             let rights = format!("repository:{}:pull", visit.repository);
             let repository = Arc::new(self.repository(visit, endpoint, &settings, rights));
             let looked = look_up_at(&repository, tag_or_digest, known, wanted).await;
@@ -128,6 +133,12 @@ impl Registries {
         self.reachable(visit, &scope).await
     }
 
+    /// The tags of a repository, of the registry itself: a mirror has those that somebody wanted.
+    pub async fn tags(&self, visit: &Visit<'_>) -> Result<Vec<String>, RegistryError> {
+        let rights = format!("repository:{}:pull", visit.repository);
+        self.reachable(visit, &rights).await?.tags().await
+    }
+
     /// Asks a registry whether it knows the user.
     pub async fn authenticate(&self, visit: &Visit<'_>) -> Result<(), RegistryError> {
         self.reachable(visit, "").await?.authenticate().await
@@ -141,8 +152,8 @@ impl Registries {
     ) -> Result<Arc<Repository>, RegistryError> {
         let settings = Arc::new(Settings::read()?);
         let mut failure = None;
-        for endpoint in endpoint::for_push(visit.registry, &settings) {
-            let is_plain = endpoint.base.scheme() == "http";
+        for endpoint in endpoint::for_push(visit.registry, &settings)? {
+            let is_plain = endpoint.api.scheme() == "http";
             let repository = self.repository(visit, endpoint, &settings, scope.to_owned());
             match repository.reach().await {
                 Ok(()) => return Ok(Arc::new(repository)),

@@ -85,10 +85,12 @@ impl Repository {
     }
 
     pub(super) fn url(&self, rest: &str) -> Url {
-        self.endpoint
-            .base
-            .join(&format!("v2/{}/{rest}", self.name))
-            .expect("names, tags and digests were checked and need no escapes")
+        let url = self.endpoint.api.join(&format!("{}/{rest}", self.name));
+        let mut url = url.expect("names, tags and digests were checked and need no escapes");
+        if let Some(namespace) = &self.endpoint.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        url
     }
 
     /// The digest that the registry has for a tag, by the request that costs least. `None` when it
@@ -201,6 +203,9 @@ impl Repository {
         };
         loop {
             let mut headers = ask.headers.clone();
+            if is_ours {
+                headers.extend(self.endpoint.headers.clone());
+            }
             if let Some(rights) = &rights {
                 headers.insert(AUTHORIZATION, rights.clone());
             }
@@ -323,7 +328,7 @@ fn challenges(response: &Response) -> Vec<Challenge> {
 
 fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
+    retry::asked_for(value, jiff::Timestamp::now())
 }
 
 /// The body of an answer, if it is no longer than it may be.

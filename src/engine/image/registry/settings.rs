@@ -4,11 +4,12 @@
 //! <dir>/daemon.json                       "registry-mirrors", "insecure-registries", as Docker has them
 //! <dir>/certs.d/<host[:port]>/*.crt       authorities that are trusted for this host
 //!                            /x.cert .key a client certificate
+//!                            /hosts.toml  mirrors, as containerd has them (`hosts`)
 //! ```
 //!
-//! `<dir>` is `/etc/wharf`, and behind it `/etc/docker`, so that a machine that comes from Docker
-//! needs no change; `WHARF_CONFIG_DIR` names another in place of both. Read anew for every pull: a
-//! change needs no restart. Knows nothing of requests.
+//! `<dir>` is `/etc/wharf`, and behind it `/etc/docker` and `/etc/containerd`, so that a machine that
+//! comes from there needs no change; `WHARF_CONFIG_DIR` names another in place of all. Read anew for
+//! every pull: a change needs no restart. Knows nothing of requests.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::RegistryError;
+use super::hosts::{self, Hosts};
 
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -46,7 +48,9 @@ impl Settings {
     pub fn read() -> Result<Settings, RegistryError> {
         let dirs = match std::env::var_os("WHARF_CONFIG_DIR").filter(|dir| !dir.is_empty()) {
             Some(dir) => vec![PathBuf::from(dir)],
-            None => vec!["/etc/wharf".into(), "/etc/docker".into()],
+            None => ["/etc/wharf", "/etc/docker", "/etc/containerd"]
+                .map(PathBuf::from)
+                .to_vec(),
         };
         Settings::in_directories(dirs)
     }
@@ -97,10 +101,22 @@ impl Settings {
         is_listed || (is_here && self.files_for(host).authorities.is_empty())
     }
 
+    /// The `hosts.toml` of a registry; of the first directory that has one.
+    pub fn hosts(&self, registry: &str) -> Result<Option<Hosts>, RegistryError> {
+        if !is_file_name(registry) {
+            return Ok(None);
+        }
+        for dir in &self.dirs {
+            if let Some(found) = hosts::read(&dir.join("certs.d"), registry)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// The certificates for a host (`name[:port]`); of the first directory that has any.
     pub fn files_for(&self, host: &str) -> HostFiles {
-        // A host that was parsed has no slash, but this is a path.
-        if host.contains('/') || host.starts_with('.') {
+        if !is_file_name(host) {
             return HostFiles::default();
         }
         for dir in &self.dirs {
@@ -111,6 +127,11 @@ impl Settings {
         }
         HostFiles::default()
     }
+}
+
+/// A host that was parsed has no slash, but it becomes a part of a path.
+fn is_file_name(host: &str) -> bool {
+    !host.is_empty() && !host.contains('/') && !host.starts_with('.')
 }
 
 fn files_in(dir: &Path) -> HostFiles {

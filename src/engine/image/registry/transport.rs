@@ -131,6 +131,9 @@ impl Transport {
             };
             if target.origin() != url.origin() {
                 headers.remove(AUTHORIZATION);
+                for name in endpoint.headers.keys() {
+                    headers.remove(name);
+                }
             }
             url = target;
         }
@@ -155,10 +158,15 @@ impl Transport {
             () if settings.is_insecure(&host) => Trust::Insecure,
             () => Trust::Verified,
         };
-        let files = match is_tls {
+        let mut files = match is_tls {
             true => settings.files_for(&host),
             false => HostFiles::default(),
         };
+        if is_tls && host == endpoint.host {
+            let own = &endpoint.files;
+            files.authorities.extend(own.authorities.iter().cloned());
+            files.identity = own.identity.clone().or(files.identity);
+        }
         let paths = files.authorities.iter();
         let paths = paths.chain(files.identity.iter().flat_map(|(cert, key)| [cert, key]));
         let modified = paths
@@ -196,12 +204,20 @@ fn build(key: &ClientKey) -> Result<Client, RegistryError> {
         .read_timeout(SILENCE_LIMIT)
         .pool_idle_timeout(Duration::from_secs(30));
     // As everywhere: no proxy leads to this machine itself.
-    if is_here(&key.host) {
+    if is_here(&key.host) || has_no_proxy() {
         builder = builder.no_proxy();
     }
     builder.build().map_err(|error| RegistryError::Unreachable {
         host: key.host.clone(),
         source: error.into(),
+    })
+}
+
+/// `NO_PROXY=*` is for addresses, too, as curl and Go have it.
+fn has_no_proxy() -> bool {
+    ["NO_PROXY", "no_proxy"].iter().any(|name| {
+        let value = std::env::var(name).unwrap_or_default();
+        value.split(',').any(|entry| entry.trim() == "*")
     })
 }
 

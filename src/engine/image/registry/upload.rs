@@ -30,8 +30,8 @@ impl Repository {
     pub async fn reach(&self) -> Result<(), RegistryError> {
         let outgoing = Outgoing {
             method: Method::GET,
-            url: self.endpoint.base.join("v2/").expect("a constant path"),
-            headers: HeaderMap::new(),
+            url: self.endpoint.api.clone(),
+            headers: self.endpoint.headers.clone(),
             body: None,
         };
         let sent = self
@@ -45,7 +45,7 @@ impl Repository {
 
     /// Has the registry check who we are.
     pub async fn authenticate(&self) -> Result<(), RegistryError> {
-        let url = self.endpoint.base.join("v2/").expect("a constant path");
+        let url = self.endpoint.api.clone();
         let ask = Ask {
             insists: false,
             ..Ask::get(url, "its users")

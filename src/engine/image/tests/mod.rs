@@ -3,6 +3,7 @@
 mod archives;
 mod hostile;
 mod layers;
+mod oracle;
 mod seeds;
 mod store;
 

@@ -1,0 +1,118 @@
+//! An HTTP proxy that remembers what it was asked for.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Listens until it is dropped.
+pub struct Proxy {
+    pub address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    has_ended: Arc<AtomicBool>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.has_ended.store(true, Ordering::SeqCst);
+        // Wakes it up, so that it sees.
+        let _ = TcpStream::connect(&self.address);
+        if let Some(listening) = self.listening.take() {
+            let _ = listening.join();
+        }
+    }
+}
+
+impl Proxy {
+    pub fn start(address: &str) -> Proxy {
+        let listener = TcpListener::bind(address).expect("the namespace is the test's own");
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let (log, ended) = (Arc::clone(&asked), Arc::clone(&has_ended));
+        let listening = std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                let log = Arc::clone(&log);
+                // A client that goes away ends its thread, which is all.
+                std::thread::spawn(move || drop(relay(connection, &log)));
+            }
+        });
+        Proxy {
+            address: address.to_owned(),
+            asked,
+            has_ended,
+            listening: Some(listening),
+        }
+    }
+
+    /// The first lines of the requests so far: `GET http://10.0.0.1/v2/`, `CONNECT 10.0.0.1:443`.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// One connection: a tunnel, or plain requests one by one.
+fn relay(client: TcpStream, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut out = client.try_clone()?;
+    let mut reader = BufReader::new(client);
+    let mut upstream: Option<(String, TcpStream)> = None;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let mut words = line.split_whitespace();
+        let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        log.lock().unwrap().push(format!("{method} {target}"));
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            if line.trim_end().is_empty() {
+                break;
+            }
+            head.push(line.trim_end().to_owned());
+        }
+        if method == "CONNECT" {
+            let server = TcpStream::connect(target)?;
+            out.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+            return tunnel(reader.into_inner(), server);
+        }
+        let rest = target.strip_prefix("http://").unwrap_or("");
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut server = match upstream.take() {
+            Some((known, server)) if known == host => server,
+            _ => {
+                let server = TcpStream::connect(host)?;
+                let (mut answers, mut out) = (server.try_clone()?, out.try_clone()?);
+                // Answers come back as they are, until the server ends.
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut answers, &mut out);
+                    let _ = out.shutdown(Shutdown::Write);
+                });
+                server
+            }
+        };
+        write!(server, "{method} /{path} HTTP/1.1\r\n")?;
+        for line in &head {
+            write!(server, "{line}\r\n")?;
+        }
+        server.write_all(b"\r\n")?;
+        upstream = Some((host.to_owned(), server));
+    }
+}
+
+fn tunnel(client: TcpStream, server: TcpStream) -> std::io::Result<()> {
+    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_client, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Write);
+    });
+    let (mut from_server, mut to_client) = (server, client);
+    std::io::copy(&mut from_server, &mut to_client)?;
+    to_client.shutdown(Shutdown::Write)
+}
