@@ -201,7 +201,13 @@ fn canonical_forms_section_10() {
             "C5",
             "volumes: [{type: bind, source: ., target: /x, bind: {}}]",
             "/volumes/0/bind",
-            json!({"create_host_path": true}),
+            json!({}),
+        ),
+        (
+            "C5",
+            "volumes: [{type: bind, source: ., target: /x, bind: {create_host_path: false}}]",
+            "/volumes/0/bind",
+            json!({"create_host_path": false}),
         ),
         (
             "C6",
@@ -400,6 +406,27 @@ fn canonical_forms_section_10() {
             json!({"default": {"name": "p_default", "ipam": {}}}),
         ),
     ]);
+}
+
+/// C5: a long form with `bind:` makes the directory unless it says otherwise; what it does not say
+/// is not printed, as in every version of the reference.
+#[test]
+fn what_a_bind_does_not_say_is_true() {
+    let made = |bind: &str| {
+        let lines = format!("volumes: [{{type: bind, source: ., target: /x{bind}}}]");
+        let loaded = load(&options(&[]), &[("compose.yaml", &service(&lines))]);
+        let project = loaded.project.expect("it loads");
+        match &project.services["a"].volumes[0].kind {
+            compose::MountKind::Bind {
+                create_host_path, ..
+            } => *create_host_path,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(made(", bind: {}"));
+    assert!(made(", bind: {propagation: rslave}"));
+    assert!(made(", bind: {create_host_path: true}"));
+    assert!(!made(", bind: {create_host_path: false}"));
 }
 
 #[test]

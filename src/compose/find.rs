@@ -283,6 +283,9 @@ fn env_file(
             return Vec::new();
         }
     };
+    if !session.may_read(id, None) {
+        return Vec::new();
+    }
     let text = session.sources.shared_text(id);
     let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).cloned();
     match dotenv::parse(&text, &dotenv::Scope::above(&lookup), &mut |_| {}) {
