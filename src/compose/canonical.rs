@@ -26,6 +26,8 @@ enum Bare {
     /// The project's environment decides.
     Inherit,
     Empty,
+    /// There must be a value; a null is kept to be reported.
+    Refused,
 }
 
 impl Canonical<'_> {
@@ -144,7 +146,7 @@ impl Canonical<'_> {
         self.at(service, "networks", |c, n| {
             for network in n.as_map_mut().into_iter().flat_map(Map::values_mut) {
                 if let Some(network) = network.as_map_mut() {
-                    c.at(network, "driver_opts", |c, n| c.pairs(n, Bare::Empty));
+                    c.at(network, "driver_opts", |c, n| c.pairs(n, Bare::Refused));
                 }
             }
         });
@@ -325,7 +327,7 @@ impl Canonical<'_> {
     /// means something else than an empty text, nulls.
     fn pairs(&mut self, node: &mut Node, bare: Bare) {
         let absent = |bare| match bare {
-            Bare::Inherit => Value::Null,
+            Bare::Inherit | Bare::Refused => Value::Null,
             Bare::Empty => Value::Text(String::new()),
         };
         match &mut node.value {
@@ -520,9 +522,8 @@ impl Canonical<'_> {
 
     /// What networks, volumes, secrets and configs have in common.
     fn resource(&mut self, resource: &mut Map) {
-        for key in ["labels", "driver_opts"] {
-            self.at(resource, key, |c, n| c.pairs(n, Bare::Empty));
-        }
+        self.at(resource, "labels", |c, n| c.pairs(n, Bare::Empty));
+        self.at(resource, "driver_opts", |c, n| c.pairs(n, Bare::Refused));
         let Some(external) = resource.get_mut("external") else {
             return;
         };

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::schema;
-use crate::source::{Diagnostic, Node, Span};
+use crate::source::{Diagnostic, Node, Span, Value};
 
 pub(super) fn services(root: &Node) -> impl Iterator<Item = (&String, &Node)> {
     entries(root, "services")
@@ -121,6 +121,25 @@ fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
         }
     }
     for (name, service) in services(root) {
+        container_name(name, service, check_values, diagnostics);
+        for (key, most) in [("cpu_count", None), ("cpu_percent", Some(100.0))] {
+            let Some(node) = service.get(key) else {
+                continue;
+            };
+            let number = match node.value {
+                Value::Int(value) => value as f64,
+                Value::Float(value) => value,
+                _ => continue,
+            };
+            if number < 0.0 || most.is_some_and(|most| number > most) {
+                let range = match most {
+                    Some(most) => format!("must be between 0 and {most}"),
+                    None => "must be greater than or equal to 0".to_owned(),
+                };
+                let message = format!("services.{name}.{key} {range}");
+                diagnostics.push(error("wrong-value", node.span, message));
+            }
+        }
         for volume in list(service, "volumes") {
             let kind = volume.get_str("type").unwrap_or_default();
             let has_source = volume.get_str("source").is_some_and(|s| !s.is_empty());
@@ -164,6 +183,42 @@ fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
             );
         }
     }
+}
+
+/// An engine's names are `[a-zA-Z0-9][a-zA-Z0-9_.-]+`. The reference is content when a part of the
+/// name is such a one; the engine is not.
+fn container_name(
+    service: &str,
+    node: &Node,
+    check_values: bool,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let Some(node) = node.get("container_name") else {
+        return;
+    };
+    // A template has no name yet.
+    let Some(text) = node.as_str().filter(|t| !t.is_empty() && !t.contains('$')) else {
+        return;
+    };
+    let is_letter = |c: char| c.is_ascii_alphanumeric();
+    let is_legal = |c: char| is_letter(c) || matches!(c, '_' | '.' | '-');
+    if text.len() > 1 && text.starts_with(is_letter) && text.chars().all(is_legal) {
+        return;
+    }
+    let chars: Vec<char> = text.chars().collect();
+    let has_legal_part = chars
+        .windows(2)
+        .any(|pair| is_letter(pair[0]) && is_legal(pair[1]));
+    let message = format!(
+        "services.{service}.container_name '{text}' does not match pattern '[a-zA-Z0-9][a-zA-Z0-9_.-]+'"
+    );
+    let diagnostic = match check_values || !has_legal_part {
+        true => Diagnostic::error("container-name", message),
+        false => Diagnostic::warning("container-name", message),
+    };
+    diagnostics.push(diagnostic.at(node.span).help(
+        "use letters, digits, `_`, `.` and `-`, at least two, and begin with a letter or digit",
+    ));
 }
 
 /// One note for all keys that only a cluster of machines can honour. They are kept and printed.

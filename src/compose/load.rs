@@ -205,6 +205,8 @@ fn project(
     project.config_files = found.files.clone();
     project.environment_files = found.env_files.clone();
     project.disabled_services = disabled.keys().cloned().collect();
+    let asked = found.environment.get("COMPOSE_COMPATIBILITY");
+    project.compatibility = options.compatibility || asked.is_some_and(|v| find::is_true(v));
     project.locations = locations;
     project.included_values = std::mem::take(&mut session.included_values);
     project.canonical = Some(Arc::new(root));
