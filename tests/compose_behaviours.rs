@@ -201,7 +201,13 @@ fn canonical_forms_section_10() {
             "C5",
             "volumes: [{type: bind, source: ., target: /x, bind: {}}]",
             "/volumes/0/bind",
-            json!({"create_host_path": true}),
+            json!({}),
+        ),
+        (
+            "C5",
+            "volumes: [{type: bind, source: ., target: /x, bind: {create_host_path: false}}]",
+            "/volumes/0/bind",
+            json!({"create_host_path": false}),
         ),
         (
             "C6",
@@ -400,6 +406,27 @@ fn canonical_forms_section_10() {
             json!({"default": {"name": "p_default", "ipam": {}}}),
         ),
     ]);
+}
+
+/// C5: a long form with `bind:` makes the directory unless it says otherwise; what it does not say
+/// is not printed, as in every version of the reference.
+#[test]
+fn what_a_bind_does_not_say_is_true() {
+    let made = |bind: &str| {
+        let lines = format!("volumes: [{{type: bind, source: ., target: /x{bind}}}]");
+        let loaded = load(&options(&[]), &[("compose.yaml", &service(&lines))]);
+        let project = loaded.project.expect("it loads");
+        match &project.services["a"].volumes[0].kind {
+            compose::MountKind::Bind {
+                create_host_path, ..
+            } => *create_host_path,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(made(", bind: {}"));
+    assert!(made(", bind: {propagation: rslave}"));
+    assert!(made(", bind: {create_host_path: true}"));
+    assert!(!made(", bind: {create_host_path: false}"));
 }
 
 #[test]
@@ -1506,6 +1533,225 @@ fn explain_names_every_file_that_had_a_part() {
     );
 }
 
+/// Every kind of path: what stands there, the files that had a part in it, and the rules by which.
+#[test]
+fn explain_tells_of_every_kind_of_value() {
+    let files = [
+        (
+            "one.yaml",
+            "services:
+  web:
+    extends: {file: base.yaml, service: mid}
+    image: one
+    environment: {A: one, S: '${SHELL_VAR}', F: '${FILE_VAR}', D: '${NONE:-dflt}'}
+    labels: {x: one}
+    networks: [front]
+    volumes: ['data:/d']
+    healthcheck: {test: one, interval: 5s}
+    depends_on: [db]
+  db: {image: db}
+networks: {front: {}}
+volumes: {data: {}}
+",
+        ),
+        (
+            "two.yaml",
+            "services:
+  web:
+    image: two
+    environment: [A=two]
+    labels: {x: two, y: two}
+    ports: ['82:82']
+    healthcheck: {test: two}
+",
+        ),
+        (
+            "three.yaml",
+            "services:
+  web:
+    image: three-${FILE_VAR}
+    environment: {A: three}
+    labels: {x: three}
+    ports: ['83:83']
+    cap_add: !override [C3]
+",
+        ),
+        (
+            "base.yaml",
+            "services:
+  mid: {extends: {file: root.yaml, service: root}, user: mid}
+",
+        ),
+        (
+            "root.yaml",
+            "services:
+  root: {image: root, ports: ['81:81'], cap_add: [C1], working_dir: /root, env_file: e.env}
+",
+        ),
+        ("vars.env", "FILE_VAR=from-file\n"),
+        ("e.env", "A=env\nE=env\n"),
+    ];
+    let mut options = options(&[("SHELL_VAR", "shell")]);
+    options.files = ["one.yaml", "two.yaml", "three.yaml"]
+        .map(PathBuf::from)
+        .into();
+    options.env_files = vec!["vars.env".into()];
+    let loaded = load(&options, &files);
+    let project = loaded
+        .project
+        .as_ref()
+        .unwrap_or_else(|| panic!("{:?}", errors(&loaded)));
+    // The value, then the files, then the rules, each sorted and named once.
+    for (path, value, in_files, rules) in [
+        (
+            "services.web.image",
+            json!("three-from-file"),
+            "one.yaml root.yaml three.yaml two.yaml vars.env",
+            "replace variable written",
+        ),
+        (
+            "services.web.environment.A",
+            json!("three"),
+            "e.env one.yaml three.yaml two.yaml",
+            "replace written",
+        ),
+        (
+            "services.web.labels.x",
+            json!("three"),
+            "one.yaml three.yaml two.yaml",
+            "replace written",
+        ),
+        ("services.web.labels.y", json!("two"), "two.yaml", "written"),
+        (
+            "services.web.environment.E",
+            json!("env"),
+            "e.env root.yaml",
+            "env-file written",
+        ),
+        (
+            "services.web.environment.S",
+            json!("shell"),
+            "one.yaml",
+            "variable written",
+        ),
+        (
+            "services.web.environment.F",
+            json!("from-file"),
+            "one.yaml vars.env",
+            "variable written",
+        ),
+        (
+            "services.web.environment.D",
+            json!("dflt"),
+            "one.yaml",
+            "variable written",
+        ),
+        (
+            "services.web.ports[0].target",
+            json!(81),
+            "base.yaml one.yaml root.yaml",
+            "extends written",
+        ),
+        (
+            "services.web.ports[2].published",
+            json!("83"),
+            "three.yaml",
+            "written",
+        ),
+        (
+            "services.web.ports[1].protocol",
+            json!("tcp"),
+            "two.yaml",
+            "written",
+        ),
+        (
+            "services.web.cap_add[0]",
+            json!("C3"),
+            "three.yaml",
+            "written",
+        ),
+        (
+            "services.web.working_dir",
+            json!("/root"),
+            "base.yaml one.yaml root.yaml",
+            "extends written",
+        ),
+        (
+            "services.web.user",
+            json!("mid"),
+            "base.yaml one.yaml",
+            "extends written",
+        ),
+        (
+            "services.web.healthcheck.test[1]",
+            json!("two"),
+            "two.yaml",
+            "written",
+        ),
+        (
+            "services.web.healthcheck.interval",
+            json!("5s"),
+            "one.yaml",
+            "written",
+        ),
+        (
+            "services.web.volumes[0].source",
+            json!("data"),
+            "one.yaml",
+            "written",
+        ),
+        (
+            "services.web.depends_on.db.condition",
+            json!("service_started"),
+            "one.yaml",
+            "written",
+        ),
+        (
+            "services.db.networks.default",
+            json!(null),
+            "one.yaml",
+            "default-network",
+        ),
+        (
+            "networks.front.name",
+            json!("p_front"),
+            "one.yaml",
+            "resource-name",
+        ),
+    ] {
+        let found = compose::explain::explain(&loaded, project, path)
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(found.len(), 1, "{path}");
+        let one = &found[0];
+        assert_eq!(one.value.as_ref(), Some(&value), "{path}");
+        let sorted = |mut words: Vec<String>| {
+            words.sort();
+            words.dedup();
+            words.join(" ")
+        };
+        let places = one
+            .causes
+            .iter()
+            .filter_map(|cause| cause.location.as_ref());
+        let names = places.map(|l| l.file.file_name().expect("a name").to_string_lossy().into());
+        let by = one.causes.iter().map(|cause| cause.rule.to_owned());
+        assert_eq!(
+            (
+                sorted(names.collect()).as_str(),
+                sorted(by.collect()).as_str()
+            ),
+            (in_files, rules),
+            "{path}: {:#?}",
+            one.causes
+        );
+    }
+    // Of lists and mappings the whole is told, too.
+    let whole = compose::explain::explain(&loaded, project, "services.web.ports").expect("ports");
+    assert_eq!(whole[0].value, None);
+    let by: Vec<&str> = whole[0].causes.iter().map(|cause| cause.rule).collect();
+    assert_eq!(by, ["written", "append", "append"]);
+}
+
 fn several(files: &[(&str, &str)], names: &[&str]) -> Loaded {
     let mut options = options(&[("FOO", "foo")]);
     options.files = names.iter().map(PathBuf::from).collect();
@@ -2034,6 +2280,96 @@ fn variables_for_the_tool_come_from_env_files_too() {
     let get = |name: &str| variables.get(name).map(String::as_str);
     assert_eq!(get("COMPOSE_ANSI"), Some("never"));
     assert_eq!(get("COMPOSE_PROGRESS"), Some("plain"));
+}
+
+/// Values that the reference's schema bounds, and those that only an engine minds.
+#[test]
+fn bounds_of_values() {
+    refuse_service(&[
+        ("V6", "container_name: x", "does not match pattern"),
+        ("V6", "container_name: a b", "does not match pattern"),
+        ("V6", "container_name: -xy", "does not match pattern"),
+        ("V6", "cpu_count: -1", "must be greater than or equal to 0"),
+        ("V6", "cpu_percent: 101", "must be between 0 and 100"),
+        ("V6", "cpu_percent: '-1'", "must be between 0 and 100"),
+        (
+            "C19",
+            "networks: {default: {driver_opts: {a: }}}",
+            "driver_opts.a must be a string or a number",
+        ),
+    ]);
+    refuse(&[(
+        "C19",
+        "services: {a: {image: i}}\nnetworks: {default: {driver_opts: {a: }}}\n",
+        "networks.default.driver_opts.a must be a string or a number",
+    )]);
+    check_service(&[
+        (
+            "V6",
+            "container_name: a-b.c_1",
+            "/container_name",
+            json!("a-b.c_1"),
+        ),
+        ("V6", "cpu_percent: 12.5", "/cpu_percent", json!(12.5)),
+    ]);
+    // `config` prints what an engine would refuse, and says so.
+    let mut lenient = options(&[]);
+    lenient.check_values = false;
+    for lines in ["container_name: -xy", "ports: [{target: 80, host_ip: x}]"] {
+        let loaded = load(&lenient, &[("compose.yaml", &service(lines))]);
+        assert!(loaded.project.is_some(), "{lines}: {:?}", errors(&loaded));
+        assert_eq!(loaded.diagnostics.len(), 1, "{lines}");
+    }
+}
+
+/// L1: names are joined by `_` where the flag, the environment or `.env` asks for it.
+#[test]
+fn names_of_the_first_compose() {
+    let files = |env: &'static str| {
+        [
+            ("compose.yaml", "services: {a: {image: i}}\n"),
+            (".env", env),
+        ]
+    };
+    let joined = |options: &LoadOptions, env: &'static str| {
+        load(options, &files(env))
+            .project
+            .expect("it loads")
+            .separator()
+    };
+    assert_eq!(joined(&options(&[]), ""), '-');
+    assert_eq!(joined(&options(&[]), "COMPOSE_COMPATIBILITY=1\n"), '_');
+    assert_eq!(
+        joined(&options(&[("COMPOSE_COMPATIBILITY", "true")]), ""),
+        '_'
+    );
+    let mut flag = options(&[]);
+    flag.compatibility = true;
+    assert_eq!(joined(&flag, "COMPOSE_COMPATIBILITY=0\n"), '_');
+}
+
+/// Blanks that are tabs, as the reference's reader has them.
+#[test]
+fn tabs_are_blanks_only_within_a_line() {
+    for (lines, is_sound) in [
+        ("  a:\t{image: i}\n", true),
+        // The reference takes this one; see the decisions.
+        ("  a:\n    image:\ti\n", false),
+        ("  a: {image: i,\n\tuser: x}\n", true),
+        ("  a:\n    image: i\n    command: [x,\n\ty]\n", true),
+        ("\ta: {image: i}\n", false),
+        ("  a:\n  \timage: i\n", false),
+        ("  a:\n    image: i\n    command:\n    \t- x\n", false),
+    ] {
+        let text = format!("services:\n{lines}");
+        let loaded = load(&options(&[]), &[("compose.yaml", &text)]);
+        assert_eq!(
+            loaded.project.is_some(),
+            is_sound,
+            "{text:?}: {:?}",
+            errors(&loaded)
+        );
+    }
 }
 
 /// What the reference refuses within one file (its schema's `uniqueItems` and plain types), and what

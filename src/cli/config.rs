@@ -14,7 +14,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use crate::compose::print::{PrintOptions, to_json, to_yaml};
-use crate::compose::{self, LoadOptions, Loaded, Project};
+use crate::compose::{self, LoadOptions, Loaded, Project, Service};
+use crate::plan::convert::image_reference;
 use crate::source::{self, Files};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -205,12 +206,8 @@ fn text(
         return Ok(lines(&loaded.profiles));
     }
     if args.images {
-        return Ok(lines(project.services.iter().map(
-            |(name, service)| match &service.image {
-                Some(image) => image.clone(),
-                None => format!("{}-{name}", project.name),
-            },
-        )));
+        let image = |(name, service): (&String, &Service)| image_reference(project, name, service);
+        return Ok(lines(project.services.iter().map(image)));
     }
     if let Some(which) = &args.hash {
         return hashes(project, which, lookups);
@@ -300,6 +297,10 @@ fn hashes(project: &Project, which: &str, lookups: &Lookups<'_>) -> Result<Strin
     Ok(text)
 }
 
+/// The reference's table: no column is narrower, and blanks follow the longest cell.
+const COLUMN: usize = 20;
+const GAP: usize = 3;
+
 fn variables(loaded: &Loaded) -> String {
     let mut known: BTreeMap<&str, &source::interpolate::Variable> = BTreeMap::new();
     for variable in &loaded.variables {
@@ -320,19 +321,16 @@ fn variables(loaded: &Loaded) -> String {
     let all: Vec<&[String; 4]> = std::iter::once(&head).chain(&rows).collect();
     let widths: Vec<usize> = (0..4)
         .map(|column| {
-            all.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
+            let longest = all.iter().map(|row| row[column].chars().count()).max();
+            (longest.unwrap_or(0) + GAP).max(COLUMN)
         })
         .collect();
     lines(all.iter().map(|row| {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        cells.join("   ").trim_end().to_owned()
+        let mut line = String::new();
+        for (cell, width) in row[..3].iter().zip(&widths) {
+            _ = write!(line, "{cell:<width$}");
+        }
+        line + &row[3]
     }))
 }
 
@@ -485,7 +483,10 @@ mod tests {
                 variables: true,
                 ..args()
             }),
-            "NAME   REQUIRED   DEFAULT VALUE   ALTERNATE VALUE\nTAG    false      1\n"
+            concat!(
+                "NAME                REQUIRED            DEFAULT VALUE       ALTERNATE VALUE\n",
+                "TAG                 false               1                   \n"
+            )
         );
         assert!(
             printed(ConfigArgs {

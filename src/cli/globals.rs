@@ -43,6 +43,10 @@ pub struct Globals {
     #[arg(long)]
     pub all_resources: bool,
 
+    /// Join the parts of names by `_` instead of `-`; else COMPOSE_COMPATIBILITY
+    #[arg(long)]
+    pub compatibility: bool,
+
     /// When to use colours and cursor movement; else COMPOSE_ANSI [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub ansi: Option<Ansi>,

@@ -29,6 +29,7 @@ pub fn options(globals: &Globals, current_dir: &Path) -> LoadOptions {
     options.env_files = globals.env_files.clone();
     options.profiles = globals.profiles.clone();
     options.all_resources = globals.all_resources;
+    options.compatibility = globals.compatibility;
     options
 }
 

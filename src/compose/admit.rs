@@ -7,11 +7,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::budget::{Budget, Use};
 use super::schema::{self, Object, Shape};
 use super::units;
 use crate::source::diagnostic::is_secret_name;
 use crate::source::interpolate::{self, TemplateError, Variable};
-use crate::source::{Diagnostic, History, Node, Origin, Segment, Span, Step, Tag, TreePath, Value};
+use crate::source::{Diagnostic, History, Node, Origin, Span, Step, Tag, Trail, Value};
 
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -29,92 +30,97 @@ pub struct Admission<'a> {
     pub deferred: &'a mut Vec<Diagnostic>,
     /// Names that were found unset in this load; each is reported once.
     pub unset: &'a mut BTreeSet<String>,
+    pub budget: &'a mut Budget,
     pub variables: &'a mut Vec<Variable>,
-    pub path: TreePath,
+    pub traits: &'a mut Traits,
+}
+
+/// What was seen of all documents, so that phases for what is rare need not look for it.
+#[derive(Debug, Default)]
+pub struct Traits {
+    /// A value is tagged `!reset` or `!override`.
+    pub has_tags: bool,
+    /// A null stands where the table does not take one.
+    pub has_nulls: bool,
 }
 
 impl Admission<'_> {
     /// Checks and casts a node in place.
-    pub fn node(&mut self, node: &mut Node, shape: &Shape) {
+    pub fn node(&mut self, node: &mut Node, shape: &Shape, path: &Trail<'_>) {
+        self.traits.has_tags |= node.tag.is_some();
         if node.tag == Some(Tag::Reset) {
             return;
         }
         if let Value::Text(text) = &mut node.value
             && text.contains('$')
         {
-            interpolate::variables(text, self.variables);
             if !self.interpolate {
-                // Nothing can be said of a value that is still a template.
+                // Nothing can be said of a value that is still a template, but what it names.
+                interpolate::variables(text, self.variables);
                 return;
             }
-            match self.substitute(text, node.span, &mut node.history) {
+            match self.substitute(text, node.span, &mut node.history, path) {
                 Some(new) => *text = new,
                 None => return,
             }
         }
         if node.is_null() {
+            self.traits.has_nulls |= !accepts(shape, &node.value);
             return;
         }
         let Some(shape) = resolve(shape, node) else {
-            self.mismatch(node, shape);
+            self.mismatch(node, shape, path);
             return;
         };
         match shape {
-            Shape::Any => self.any(node),
-            Shape::Object(object) => self.object(node, object),
+            Shape::Any => self.any(node, path),
+            Shape::Object(object) => self.object(node, object, path),
             Shape::Dict(item) => {
                 let Some(map) = node.as_map_mut() else { return };
                 for (key, value) in map.iter_mut() {
-                    self.path.push_key(key);
-                    self.node(value, item);
-                    self.path.pop();
+                    self.node(value, item, &path.key(key));
                 }
             }
-            Shape::List(item) => self.list(node, item),
+            Shape::List(item) => self.list(node, item, path),
             Shape::Set(item) => {
-                self.list(node, item);
-                self.distinct(node);
+                self.list(node, item, path);
+                self.distinct(node, path);
             }
             Shape::Pairs => {
                 if matches!(node.value, Value::List(_)) {
-                    self.list(node, &Shape::Text);
+                    self.list(node, &Shape::Text, path);
                 } else {
-                    self.node(node, &Shape::Dict(&Shape::Scalar));
+                    self.node(node, &Shape::Dict(&Shape::Scalar), path);
                 }
             }
-            Shape::Bool => self.bool(node),
-            Shape::Int | Shape::PlainInt => self.int(node),
-            Shape::Number => self.number(node),
-            Shape::TextOrInt | Shape::TextOrNumber | Shape::Text => {
-                if let Some(text) = node.scalar_text() {
-                    node.value = Value::Text(text);
-                }
-            }
-            Shape::Size | Shape::TextSize => self.size(node),
-            Shape::Duration => self.duration(node),
-            Shape::Mode => self.mode(node),
-            Shape::Choice(words) => self.choice(node, words),
+            Shape::Bool => self.bool(node, path),
+            Shape::Int | Shape::PlainInt => self.int(node, path),
+            Shape::Number => self.number(node, path),
+            Shape::TextOrInt | Shape::TextOrNumber | Shape::Text => _ = node.become_text(),
+            Shape::Size | Shape::TextSize => self.size(node, path),
+            Shape::Duration => self.duration(node, path),
+            Shape::Mode => self.mode(node, path),
+            Shape::Choice(words) => self.choice(node, words, path),
             Shape::Scalar | Shape::Null | Shape::PlainBool | Shape::OneOf(_) => {}
         }
     }
 
-    fn list(&mut self, node: &mut Node, item: &Shape) {
+    fn list(&mut self, node: &mut Node, item: &Shape, path: &Trail<'_>) {
         let Some(list) = node.as_list_mut() else {
             return;
         };
         for (at, value) in list.iter_mut().enumerate() {
-            self.path.push_index(at);
+            let path = path.index(at);
             if value.is_null() && !accepts(item, &value.value) {
-                self.mismatch(value, item);
+                self.mismatch(value, item, &path);
             } else {
-                self.node(value, item);
+                self.node(value, item, &path);
             }
-            self.path.pop();
         }
     }
 
     /// Reports items that stand twice. Lists of several files may overlap (M6).
-    fn distinct(&mut self, node: &Node) {
+    fn distinct(&mut self, node: &Node, path: &Trail<'_>) {
         let mut seen: BTreeMap<String, (usize, Span)> = BTreeMap::new();
         for (at, item) in node.as_list().into_iter().flatten().enumerate() {
             let Some(text) = item.scalar_text() else {
@@ -125,7 +131,7 @@ impl Admission<'_> {
                 Some((first, span)) => self.diagnostics.push(
                     Diagnostic::error(
                         "repeated-item",
-                        format!("{} items at {first} and {at} are equal", self.path),
+                        format!("{path} items at {first} and {at} are equal"),
                     )
                     .at(item.span)
                     .label(*span, "the same as this")
@@ -136,50 +142,42 @@ impl Admission<'_> {
     }
 
     /// Extensions are interpolated like everything else (I7).
-    fn any(&mut self, node: &mut Node) {
+    fn any(&mut self, node: &mut Node, path: &Trail<'_>) {
         match &mut node.value {
             Value::List(list) => {
                 for (at, value) in list.iter_mut().enumerate() {
-                    self.path.push_index(at);
-                    self.node(value, &schema::ANY);
-                    self.path.pop();
+                    self.node(value, &schema::ANY, &path.index(at));
                 }
             }
             Value::Map(map) => {
                 for (key, value) in map.iter_mut() {
-                    self.path.push_key(key);
-                    self.node(value, &schema::ANY);
-                    self.path.pop();
+                    self.node(value, &schema::ANY, &path.key(key));
                 }
             }
             _ => {}
         }
     }
 
-    fn object(&mut self, node: &mut Node, object: &Object) {
+    fn object(&mut self, node: &mut Node, object: &Object, path: &Trail<'_>) {
         let Some(map) = node.as_map_mut() else { return };
         for (key, value) in map.iter_mut() {
-            self.path.push_key(key);
             match object.shape(key) {
-                Some(shape) => self.node(value, shape),
-                None if schema::is_extension(key) => self.node(value, &schema::ANY),
-                None => {
-                    self.path.pop();
-                    self.unknown(key, value, object);
-                    continue;
+                Some(shape) => self.node(value, shape, &path.key(key)),
+                None if schema::is_extension(key) => {
+                    self.node(value, &schema::ANY, &path.key(key));
                 }
+                None => self.unknown(key, value, object, path),
             }
-            self.path.pop();
         }
     }
 
-    fn unknown(&mut self, key: &str, value: &Node, object: &Object) {
+    fn unknown(&mut self, key: &str, value: &Node, object: &Object, path: &Trail<'_>) {
         if value.tag == Some(Tag::Reset) {
             return;
         }
-        let place = match self.path.0.is_empty() {
+        let place = match path.is_root() {
             true => "(root)".to_owned(),
-            false => self.path.to_string(),
+            false => path.to_string(),
         };
         let diagnostic = Diagnostic::error(
             "unknown-key",
@@ -196,7 +194,7 @@ impl Admission<'_> {
         });
     }
 
-    fn mismatch(&mut self, node: &Node, shape: &Shape) {
+    fn mismatch(&mut self, node: &Node, shape: &Shape, path: &Trail<'_>) {
         let mut wanted = Vec::new();
         describe(shape, &mut wanted);
         let wanted = match wanted.split_last() {
@@ -204,9 +202,9 @@ impl Admission<'_> {
             Some((last, [])) => last.clone(),
             Some((last, head)) => format!("{} or {last}", head.join(", ")),
         };
-        let path = match self.path.0.is_empty() {
+        let path = match path.is_root() {
             true => "top-level object".to_owned(),
-            false => self.path.to_string(),
+            false => path.to_string(),
         };
         let diagnostic = Diagnostic::error("wrong-type", format!("{path} must be {wanted}"))
             .label(node.span, format!("this is {}", node.value.kind()));
@@ -227,7 +225,13 @@ impl Admission<'_> {
         });
     }
 
-    fn substitute(&mut self, text: &str, span: Span, history: &mut History) -> Option<String> {
+    fn substitute(
+        &mut self,
+        text: &str,
+        span: Span,
+        history: &mut History,
+        path: &Trail<'_>,
+    ) -> Option<String> {
         let mut missing = Vec::new();
         let used: RefCell<Vec<(String, Origin)>> = RefCell::default();
         let lookup = |name: &str| {
@@ -247,7 +251,12 @@ impl Admission<'_> {
         match result {
             Ok(new) => {
                 let new = new.into_owned();
-                let in_secret = self.is_in_secret(text);
+                if !self
+                    .budget
+                    .spend(Use::Variables, new.len(), Some(span), self.diagnostics)
+                {
+                    return None;
+                }
                 for name in missing {
                     if self.unset.insert(name.clone()) {
                         self.diagnostics.push(
@@ -258,7 +267,7 @@ impl Admission<'_> {
                                 ),
                             )
                             .at(span)
-                            .help(match in_secret {
+                            .help(match is_in_secret(text, path) {
                                 true => format!(
                                     "if the `$` is part of the value, write `$${name}`; in an env file put the value in single quotes"
                                 ),
@@ -272,7 +281,6 @@ impl Admission<'_> {
                 Some(new)
             }
             Err(error) => {
-                let path = &self.path;
                 self.diagnostics.push(match &error {
                     TemplateError::Required { name, .. } => Diagnostic::error(
                         "required-variable",
@@ -280,10 +288,13 @@ impl Admission<'_> {
                     )
                     .at(span)
                     .help(format!("set {name} in the environment or in .env")),
+                    TemplateError::Length => {
+                        Diagnostic::error("too-large", format!("{error} in {path}")).at(span)
+                    }
                     TemplateError::Format | TemplateError::Depth => {
                         Diagnostic::error("interpolation-format", format!("{error} for {path}"))
                             .at(span)
-                            .help(match self.is_in_secret(text) {
+                            .help(match is_in_secret(text, path) {
                                 true => "you may need to escape any $ with another $".to_owned(),
                                 false => format!(
                                     "you may need to escape any $ with another $: {}",
@@ -297,20 +308,7 @@ impl Admission<'_> {
         }
     }
 
-    /// Whether a text is, or sets, what must not be shown.
-    fn is_in_secret(&self, text: &str) -> bool {
-        let is_secret_key = |step: &Segment| match step {
-            Segment::Key(key) => is_secret_name(key),
-            Segment::Index(_) => false,
-        };
-        self.path.0.iter().any(is_secret_key)
-            || text
-                .split_once('=')
-                .is_some_and(|(name, _)| is_secret_name(name))
-            || text.contains("://") && text.contains('@')
-    }
-
-    fn cast_failed(&mut self, node: &Node, reason: String) {
+    fn cast_failed(&mut self, node: &Node, reason: String, path: &Trail<'_>) {
         let from_secret = |step: &Step| match step {
             Step::Variable { name, .. } => is_secret_name(name),
             _ => false,
@@ -323,8 +321,7 @@ impl Admission<'_> {
             Diagnostic::error(
                 "wrong-value",
                 format!(
-                    "error while interpolating {}: failed to cast to expected type: {reason}",
-                    self.path
+                    "error while interpolating {path}: failed to cast to expected type: {reason}"
                 ),
             )
             .at(node.span)
@@ -332,24 +329,24 @@ impl Admission<'_> {
         );
     }
 
-    fn wrong_value(&mut self, node: &Node, reason: String) {
-        let diagnostic = self.wrong(node, reason);
+    fn wrong_value(&mut self, node: &Node, reason: String, path: &Trail<'_>) {
+        let diagnostic = self.wrong(node, reason, path);
         self.diagnostics.push(diagnostic);
     }
 
     /// Wrong unless a later file replaces it.
-    fn doubtful_value(&mut self, node: &Node, reason: String) {
-        let diagnostic = self.wrong(node, reason);
+    fn doubtful_value(&mut self, node: &Node, reason: String, path: &Trail<'_>) {
+        let diagnostic = self.wrong(node, reason, path);
         self.deferred.push(diagnostic);
     }
 
-    fn wrong(&self, node: &Node, reason: String) -> Diagnostic {
-        Diagnostic::error("wrong-value", format!("{}: {reason}", self.path))
+    fn wrong(&self, node: &Node, reason: String, path: &Trail<'_>) -> Diagnostic {
+        Diagnostic::error("wrong-value", format!("{path}: {reason}"))
             .at(node.span)
             .labels_of(&node.history)
     }
 
-    fn bool(&mut self, node: &mut Node) {
+    fn bool(&mut self, node: &mut Node, path: &Trail<'_>) {
         let Some(text) = node.as_str() else { return };
         let (value, doubtful) = match text.to_ascii_lowercase().as_str() {
             "true" => (true, false),
@@ -358,14 +355,13 @@ impl Admission<'_> {
             "n" | "no" | "off" => (false, true),
             _ => {
                 let reason = format!("invalid boolean: {text}");
-                self.cast_failed(node, reason);
+                self.cast_failed(node, reason, path);
                 return;
             }
         };
         if doubtful {
             let message = format!(
-                "{}: {text:?} for boolean is not supported by YAML 1.2, please use `{value}`",
-                self.path
+                "{path}: {text:?} for boolean is not supported by YAML 1.2, please use `{value}`"
             );
             self.diagnostics
                 .push(Diagnostic::warning("yaml-boolean", message).at(node.span));
@@ -373,24 +369,24 @@ impl Admission<'_> {
         node.value = Value::Bool(value);
     }
 
-    fn int(&mut self, node: &mut Node) {
+    fn int(&mut self, node: &mut Node, path: &Trail<'_>) {
         match &node.value {
             Value::Text(text) => match text.parse::<i64>() {
                 Ok(value) => node.value = Value::Int(value),
                 Err(_) => {
                     let reason = format!("{text:?} is not a whole number");
-                    self.cast_failed(node, reason);
+                    self.cast_failed(node, reason, path);
                 }
             },
             Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => {
                 node.value = Value::Int(*value as i64);
             }
-            Value::Float(_) => self.wrong_value(node, "must be a whole number".into()),
+            Value::Float(_) => self.wrong_value(node, "must be a whole number".into(), path),
             _ => {}
         }
     }
 
-    fn number(&mut self, node: &mut Node) {
+    fn number(&mut self, node: &mut Node, path: &Trail<'_>) {
         if let Value::Text(text) = &node.value {
             match text.parse::<f64>() {
                 Ok(value) if value.is_finite() => {
@@ -399,31 +395,31 @@ impl Admission<'_> {
                 }
                 _ => {
                     let reason = format!("{text:?} is not a number");
-                    self.cast_failed(node, reason);
+                    self.cast_failed(node, reason, path);
                 }
             }
         }
     }
 
-    fn size(&mut self, node: &mut Node) {
+    fn size(&mut self, node: &mut Node, path: &Trail<'_>) {
         let Some(text) = node.scalar_text() else {
             return;
         };
         match units::parse_bytes(&text) {
             Ok(bytes) => node.value = Value::Text(bytes.to_string()),
-            Err(error) => self.doubtful_value(node, error.to_string()),
+            Err(error) => self.doubtful_value(node, error.to_string(), path),
         }
     }
 
-    fn duration(&mut self, node: &mut Node) {
+    fn duration(&mut self, node: &mut Node, path: &Trail<'_>) {
         let Some(text) = node.as_str() else { return };
         match units::parse_duration(text) {
             Ok(value) => node.value = Value::Text(units::format_duration(value)),
-            Err(error) => self.wrong_value(node, error.to_string()),
+            Err(error) => self.wrong_value(node, error.to_string(), path),
         }
     }
 
-    fn mode(&mut self, node: &mut Node) {
+    fn mode(&mut self, node: &mut Node, path: &Trail<'_>) {
         let mode = match &node.value {
             Value::Int(mode) => Some(*mode),
             Value::Text(text) => i64::from_str_radix(text.trim_start_matches("0o"), 8).ok(),
@@ -434,11 +430,12 @@ impl Admission<'_> {
             None => self.doubtful_value(
                 node,
                 "is no file mode; write it in octal as in \"0440\"".into(),
+                path,
             ),
         }
     }
 
-    fn choice(&mut self, node: &Node, words: &[&str]) {
+    fn choice(&mut self, node: &Node, words: &[&str], path: &Trail<'_>) {
         let Some(text) = node.as_str() else { return };
         if words.contains(&text) {
             return;
@@ -446,11 +443,7 @@ impl Admission<'_> {
         let list: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
         let diagnostic = Diagnostic::error(
             "wrong-value",
-            format!(
-                "{} must be one of the following: {}",
-                self.path,
-                list.join(", ")
-            ),
+            format!("{path} must be one of the following: {}", list.join(", ")),
         )
         .at(node.span);
         let near = schema::nearest(text, words.iter().copied());
@@ -459,6 +452,15 @@ impl Admission<'_> {
             None => diagnostic,
         });
     }
+}
+
+/// Whether a text is, or sets, what must not be shown.
+fn is_in_secret(text: &str, path: &Trail<'_>) -> bool {
+    path.keys_upwards().any(is_secret_name)
+        || text
+            .split_once('=')
+            .is_some_and(|(name, _)| is_secret_name(name))
+        || text.contains("://") && text.contains('@')
 }
 
 /// Where the value of a variable comes from.
@@ -557,53 +559,83 @@ fn describe(shape: &Shape, into: &mut Vec<String>) {
     }
 }
 
-/// Whether any null stands where the table does not take one; run on the merged whole.
-pub fn refuse_nulls(
-    node: &Node,
-    shape: &Shape,
-    path: &mut TreePath,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    if node.is_null() && !accepts(shape, &node.value) {
+/// Reports every null that stands where the table does not take one; run on the merged whole.
+pub fn refuse_nulls(root: &Node, shape: &'static Shape, diagnostics: &mut Vec<Diagnostic>) {
+    Nulls { shape, diagnostics }.walk(&Visit {
+        above: None,
+        node: root,
+        path: Trail::Root,
+    });
+}
+
+/// A node on the way of a walk, and the nodes that it went through.
+struct Visit<'a> {
+    above: Option<&'a Visit<'a>>,
+    node: &'a Node,
+    path: Trail<'a>,
+}
+
+/// Nulls are few: the table is asked for them alone, not for every value on the way.
+struct Nulls<'a> {
+    shape: &'static Shape,
+    diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+impl Nulls<'_> {
+    fn walk(&mut self, visit: &Visit<'_>) {
+        match &visit.node.value {
+            Value::Null => self.null(visit),
+            Value::Map(map) => {
+                for (key, node) in &**map {
+                    self.walk(&Visit {
+                        above: Some(visit),
+                        node,
+                        path: visit.path.key(key),
+                    });
+                }
+            }
+            Value::List(list) => {
+                for (at, node) in list.iter().enumerate() {
+                    self.walk(&Visit {
+                        above: Some(visit),
+                        node,
+                        path: visit.path.index(at),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn null(&mut self, visit: &Visit<'_>) {
+        let Some(shape) = self.shape_of(visit) else {
+            return;
+        };
+        if accepts(shape, &Value::Null) {
+            return;
+        }
         let mut wanted = Vec::new();
         describe(shape, &mut wanted);
-        diagnostics.push(
+        let path = &visit.path;
+        self.diagnostics.push(
             Diagnostic::error(
                 "empty-value",
                 format!("{path} must be {}", wanted.join(" or ")),
             )
-            .label(node.entry_span(), "has no value")
+            .label(visit.node.entry_span(), "has no value")
             .help("give it a value or remove the key"),
         );
-        return;
     }
-    let Some(shape) = resolve(shape, node) else {
-        return;
-    };
-    match (&node.value, shape) {
-        (Value::Map(map), Shape::Object(object)) => {
-            for (key, value) in map {
-                if let Some(shape) = object.shape(key) {
-                    path.push_key(key);
-                    refuse_nulls(value, shape, path, diagnostics);
-                    path.pop();
-                }
-            }
+
+    fn shape_of(&self, visit: &Visit<'_>) -> Option<&'static Shape> {
+        let Some(above) = visit.above else {
+            return Some(self.shape);
+        };
+        match (resolve(self.shape_of(above)?, above.node)?, visit.path) {
+            (Shape::Object(object), Trail::Key(_, key)) => object.shape(key),
+            (Shape::Dict(item), Trail::Key(..)) => Some(item),
+            (Shape::List(item) | Shape::Set(item), Trail::Index(..)) => Some(item),
+            _ => None,
         }
-        (Value::Map(map), Shape::Dict(item)) => {
-            for (key, value) in map {
-                path.push_key(key);
-                refuse_nulls(value, item, path, diagnostics);
-                path.pop();
-            }
-        }
-        (Value::List(list), Shape::List(item) | Shape::Set(item)) => {
-            for (at, value) in list.iter().enumerate() {
-                path.push_index(at);
-                refuse_nulls(value, item, path, diagnostics);
-                path.pop();
-            }
-        }
-        _ => {}
     }
 }

@@ -26,6 +26,8 @@ enum Bare {
     /// The project's environment decides.
     Inherit,
     Empty,
+    /// There must be a value; a null is kept to be reported.
+    Refused,
 }
 
 impl Canonical<'_> {
@@ -101,7 +103,7 @@ impl Canonical<'_> {
         self.at(service, "gpus", |c, n| {
             if n.as_str().is_some() {
                 let count = n.with(Value::Int(-1));
-                let request = n.with(Value::Map(Map::from_iter([("count".to_owned(), count)])));
+                let request = n.with(Value::from(Map::from_iter([("count".to_owned(), count)])));
                 replace(n, Value::List(vec![request]));
             }
             c.device_requests(n);
@@ -132,7 +134,7 @@ impl Canonical<'_> {
             list_to_map(n, |item| {
                 let condition = Node::text(item.span, "service_started");
                 let required = Node::new(item.span, Value::Bool(true));
-                Value::Map(Map::from_iter([
+                Value::from(Map::from_iter([
                     ("condition".to_owned(), condition),
                     ("required".to_owned(), required),
                 ]))
@@ -144,7 +146,7 @@ impl Canonical<'_> {
         self.at(service, "networks", |c, n| {
             for network in n.as_map_mut().into_iter().flat_map(Map::values_mut) {
                 if let Some(network) = network.as_map_mut() {
-                    c.at(network, "driver_opts", |c, n| c.pairs(n, Bare::Empty));
+                    c.at(network, "driver_opts", |c, n| c.pairs(n, Bare::Refused));
                 }
             }
         });
@@ -325,7 +327,7 @@ impl Canonical<'_> {
     /// means something else than an empty text, nulls.
     fn pairs(&mut self, node: &mut Node, bare: Bare) {
         let absent = |bare| match bare {
-            Bare::Inherit => Value::Null,
+            Bare::Inherit | Bare::Refused => Value::Null,
             Bare::Empty => Value::Text(String::new()),
         };
         match &mut node.value {
@@ -334,16 +336,13 @@ impl Canonical<'_> {
                     if value.tag == Some(Tag::Reset) {
                         continue;
                     }
-                    let tag = value.tag;
-                    value.value = match value.scalar_text() {
-                        Some(text) => Value::Text(text),
-                        None => absent(bare),
-                    };
-                    value.tag = tag;
+                    if !value.become_text() {
+                        value.value = absent(bare);
+                    }
                 }
             }
             Value::List(list) => {
-                let mut map = Map::new();
+                let mut map = Map::default();
                 for item in std::mem::take(list) {
                     let Some(text) = item.as_str() else { continue };
                     let (key, value) = match text.split_once('=') {
@@ -368,7 +367,7 @@ impl Canonical<'_> {
                     // The last definition wins and keeps the place of the first (M4).
                     map.insert(key.to_owned(), entry);
                 }
-                node.value = Value::Map(map);
+                node.value = map.into();
             }
             _ => {}
         }
@@ -379,7 +378,7 @@ impl Canonical<'_> {
         let mut hosts = Vec::new();
         match &node.value {
             Value::Map(map) => {
-                for (host, addresses) in map {
+                for (host, addresses) in &**map {
                     let one = std::slice::from_ref(addresses);
                     for address in addresses.as_list().unwrap_or(one) {
                         let ip = short::unbracket(address.as_str().unwrap_or_default());
@@ -513,7 +512,7 @@ impl Canonical<'_> {
                 ("target".to_owned(), field(target)),
                 ("permissions".to_owned(), field(permissions)),
             ]);
-            replace(item, Value::Map(map));
+            replace(item, map.into());
         }
     }
 
@@ -523,9 +522,8 @@ impl Canonical<'_> {
 
     /// What networks, volumes, secrets and configs have in common.
     fn resource(&mut self, resource: &mut Map) {
-        for key in ["labels", "driver_opts"] {
-            self.at(resource, key, |c, n| c.pairs(n, Bare::Empty));
-        }
+        self.at(resource, "labels", |c, n| c.pairs(n, Bare::Empty));
+        self.at(resource, "driver_opts", |c, n| c.pairs(n, Bare::Refused));
         let Some(external) = resource.get_mut("external") else {
             return;
         };
@@ -579,13 +577,13 @@ fn into_list(node: &mut Node) {
 fn into_field(node: &mut Node, field: &str) {
     if node.as_str().is_some() {
         let item = Node::new(node.span, std::mem::replace(&mut node.value, Value::Null));
-        node.value = Value::Map(Map::from_iter([(field.to_owned(), item)]));
+        node.value = Value::from(Map::from_iter([(field.to_owned(), item)]));
     }
 }
 
 fn list_to_map(node: &mut Node, value: impl Fn(&Node) -> Value) {
     if let Value::List(list) = &node.value {
-        let mut map = Map::new();
+        let mut map = Map::default();
         for item in list {
             if let Some(name) = item.as_str() {
                 let mut entry = item.with(value(item));
@@ -593,7 +591,7 @@ fn list_to_map(node: &mut Node, value: impl Fn(&Node) -> Value) {
                 map.insert(name.to_owned(), entry);
             }
         }
-        node.value = Value::Map(map);
+        node.value = map.into();
     }
 }
 

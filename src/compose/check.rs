@@ -2,14 +2,17 @@
 //!
 //! References between values are [`super::consistency`]'s.
 
+use std::fmt;
+
 use super::schema;
-use crate::source::{Diagnostic, Node, Span};
+use crate::source::{Diagnostic, Node, Span, Value};
 
 pub(super) fn services(root: &Node) -> impl Iterator<Item = (&String, &Node)> {
-    root.get("services")
-        .and_then(Node::as_map)
-        .into_iter()
-        .flatten()
+    entries(root, "services")
+}
+
+fn entries<'n>(node: &'n Node, key: &str) -> impl Iterator<Item = (&'n String, &'n Node)> {
+    node.get(key).and_then(Node::as_map).into_iter().flatten()
 }
 
 pub(super) fn list<'n>(node: &'n Node, key: &str) -> impl Iterator<Item = &'n Node> {
@@ -22,7 +25,8 @@ pub(super) fn error(code: &'static str, at: Span, message: String) -> Diagnostic
 
 /// Keys without which a value says nothing. Runs on the merged whole: any file may supply them.
 pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
-    let mut need = |node: &Node, path: String, keys: &[&str]| {
+    // Paths are written out for messages alone: most values lack nothing.
+    let mut need = |node: &Node, keys: &[&str], path: fmt::Arguments<'_>| {
         if node.as_map().is_none() {
             return;
         }
@@ -37,45 +41,34 @@ pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnosti
         }
     };
     for (name, service) in services(root) {
-        let path = |tail: String| format!("services.{name}.{tail}");
-        for (on, dependency) in service
-            .get("depends_on")
-            .and_then(Node::as_map)
-            .into_iter()
-            .flatten()
-        {
-            need(dependency, path(format!("depends_on.{on}")), &["condition"]);
+        let mut each = |key: &str, keys: &[&str]| {
+            for (at, item) in list(service, key).enumerate() {
+                need(item, keys, format_args!("services.{name}.{key}.{at}"));
+            }
+        };
+        each("ports", &["target"]);
+        each("volumes", &["type"]);
+        for key in ["pre_start", "post_start", "pre_stop"] {
+            each(key, &["command"]);
+        }
+        each("devices", &["source", "target"]);
+        for (on, dependency) in entries(service, "depends_on") {
+            let path = format_args!("services.{name}.depends_on.{on}");
+            need(dependency, &["condition"], path);
         }
         if let Some(develop) = service.get("develop") {
             for (at, rule) in list(develop, "watch").enumerate() {
-                need(
-                    rule,
-                    path(format!("develop.watch.{at}")),
-                    &["action", "path"],
-                );
+                let path = format_args!("services.{name}.develop.watch.{at}");
+                need(rule, &["action", "path"], path);
             }
         }
-        for (at, port) in list(service, "ports").enumerate() {
-            need(port, path(format!("ports.{at}")), &["target"]);
-        }
-        for (at, volume) in list(service, "volumes").enumerate() {
-            need(volume, path(format!("volumes.{at}")), &["type"]);
-        }
-        for key in ["pre_start", "post_start", "pre_stop"] {
-            for (at, hook) in list(service, key).enumerate() {
-                need(hook, path(format!("{key}.{at}")), &["command"]);
-            }
-        }
-        for (limit, value) in service
-            .get("ulimits")
-            .and_then(Node::as_map)
-            .into_iter()
-            .flatten()
-        {
-            need(value, path(format!("ulimits.{limit}")), &["soft", "hard"]);
+        for (limit, value) in entries(service, "ulimits") {
+            let path = format_args!("services.{name}.ulimits.{limit}");
+            need(value, &["soft", "hard"], path);
         }
         if let Some(provider) = service.get("provider") {
-            need(provider, path("provider".into()), &["type"]);
+            let path = format_args!("services.{name}.provider");
+            need(provider, &["type"], path);
         }
         let reservations = service
             .get("deploy")
@@ -83,21 +76,14 @@ pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnosti
             .and_then(|r| r.get("reservations"));
         if let Some(reservations) = reservations {
             for (at, device) in list(reservations, "devices").enumerate() {
-                let path = path(format!("deploy.resources.reservations.devices.{at}"));
-                need(device, path, &["capabilities"]);
+                let path =
+                    format_args!("services.{name}.deploy.resources.reservations.devices.{at}");
+                need(device, &["capabilities"], path);
             }
         }
-        for (at, device) in list(service, "devices").enumerate() {
-            need(device, path(format!("devices.{at}")), &["source", "target"]);
-        }
     }
-    for (name, model) in root
-        .get("models")
-        .and_then(Node::as_map)
-        .into_iter()
-        .flatten()
-    {
-        need(model, format!("models.{name}"), &["model"]);
+    for (name, model) in entries(root, "models") {
+        need(model, &["model"], format_args!("models.{name}"));
     }
     shape(root, check_values, diagnostics);
 }
@@ -105,22 +91,12 @@ pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnosti
 /// Rules inside one value (extra validation of the reference, C3, C5, C17, V6).
 fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
     for section in ["networks", "volumes", "secrets", "configs"] {
-        for (name, entry) in root
-            .get(section)
-            .and_then(Node::as_map)
-            .into_iter()
-            .flatten()
-        {
+        for (name, entry) in entries(root, section) {
             external_alone(section, name, entry, diagnostics);
         }
     }
     for (section, kind) in [("secrets", "secret"), ("configs", "config")] {
-        for (name, entry) in root
-            .get(section)
-            .and_then(Node::as_map)
-            .into_iter()
-            .flatten()
-        {
+        for (name, entry) in entries(root, section) {
             if entry.get("external").and_then(Node::as_bool) == Some(true) {
                 continue;
             }
@@ -145,6 +121,25 @@ fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
         }
     }
     for (name, service) in services(root) {
+        container_name(name, service, check_values, diagnostics);
+        for (key, most) in [("cpu_count", None), ("cpu_percent", Some(100.0))] {
+            let Some(node) = service.get(key) else {
+                continue;
+            };
+            let number = match node.value {
+                Value::Int(value) => value as f64,
+                Value::Float(value) => value,
+                _ => continue,
+            };
+            if number < 0.0 || most.is_some_and(|most| number > most) {
+                let range = match most {
+                    Some(most) => format!("must be between 0 and {most}"),
+                    None => "must be greater than or equal to 0".to_owned(),
+                };
+                let message = format!("services.{name}.{key} {range}");
+                diagnostics.push(error("wrong-value", node.span, message));
+            }
+        }
         for volume in list(service, "volumes") {
             let kind = volume.get_str("type").unwrap_or_default();
             let has_source = volume.get_str("source").is_some_and(|s| !s.is_empty());
@@ -190,21 +185,56 @@ fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
     }
 }
 
+/// An engine's names are `[a-zA-Z0-9][a-zA-Z0-9_.-]+`. The reference is content when a part of the
+/// name is such a one; the engine is not.
+fn container_name(
+    service: &str,
+    node: &Node,
+    check_values: bool,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let Some(node) = node.get("container_name") else {
+        return;
+    };
+    // A template has no name yet.
+    let Some(text) = node.as_str().filter(|t| !t.is_empty() && !t.contains('$')) else {
+        return;
+    };
+    let is_letter = |c: char| c.is_ascii_alphanumeric();
+    let is_legal = |c: char| is_letter(c) || matches!(c, '_' | '.' | '-');
+    if text.len() > 1 && text.starts_with(is_letter) && text.chars().all(is_legal) {
+        return;
+    }
+    let chars: Vec<char> = text.chars().collect();
+    let has_legal_part = chars
+        .windows(2)
+        .any(|pair| is_letter(pair[0]) && is_legal(pair[1]));
+    let message = format!(
+        "services.{service}.container_name '{text}' does not match pattern '[a-zA-Z0-9][a-zA-Z0-9_.-]+'"
+    );
+    let diagnostic = match check_values || !has_legal_part {
+        true => Diagnostic::error("container-name", message),
+        false => Diagnostic::warning("container-name", message),
+    };
+    diagnostics.push(diagnostic.at(node.span).help(
+        "use letters, digits, `_`, `.` and `-`, at least two, and begin with a letter or digit",
+    ));
+}
+
 /// One note for all keys that only a cluster of machines can honour. They are kept and printed.
 pub fn without_effect(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     /// More places would hide the message.
     const MAX_SHOWN: usize = 3;
     let mut found: Vec<(String, Span)> = Vec::new();
-    let mut see = |node: Option<&Node>, path: String| {
+    let mut see = |node: Option<&Node>, path: fmt::Arguments<'_>| {
         if let Some(node) = node
             && !node.is_null()
             && node.as_map().is_none_or(|map| !map.is_empty())
         {
-            found.push((path, node.entry_span()));
+            found.push((path.to_string(), node.entry_span()));
         }
     };
     for (name, service) in services(root) {
-        let path = |key: &str| format!("services.{name}.{key}");
         for key in [
             "credential_spec",
             "isolation",
@@ -212,10 +242,11 @@ pub fn without_effect(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
             "cpu_percent",
             "pull_refresh_after",
         ] {
-            see(service.get(key), path(key));
+            see(service.get(key), format_args!("services.{name}.{key}"));
         }
         for volume in list(service, "volumes") {
-            see(volume.get("consistency"), path("volumes.consistency"));
+            let path = format_args!("services.{name}.volumes.consistency");
+            see(volume.get("consistency"), path);
         }
         let Some(deploy) = service.get("deploy") else {
             continue;
@@ -223,7 +254,7 @@ pub fn without_effect(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
         let mode = deploy.get("mode");
         see(
             mode.filter(|m| m.as_str() != Some("replicated")),
-            path("deploy.mode"),
+            format_args!("services.{name}.deploy.mode"),
         );
         for key in [
             "endpoint_mode",
@@ -231,24 +262,22 @@ pub fn without_effect(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
             "update_config",
             "rollback_config",
         ] {
-            see(deploy.get(key), path(&format!("deploy.{key}")));
+            see(
+                deploy.get(key),
+                format_args!("services.{name}.deploy.{key}"),
+            );
         }
         let reservations = deploy.get("resources").and_then(|r| r.get("reservations"));
         for key in ["cpus", "generic_resources"] {
-            let tail = format!("deploy.resources.reservations.{key}");
-            see(reservations.and_then(|r| r.get(key)), path(&tail));
+            let path = format_args!("services.{name}.deploy.resources.reservations.{key}");
+            see(reservations.and_then(|r| r.get(key)), path);
         }
     }
-    for (name, network) in root
-        .get("networks")
-        .and_then(Node::as_map)
-        .into_iter()
-        .flatten()
-    {
+    for (name, network) in entries(root, "networks") {
         let attachable = network.get("attachable");
         see(
             attachable.filter(|n| n.as_bool() == Some(true)),
-            format!("networks.{name}.attachable"),
+            format_args!("networks.{name}.attachable"),
         );
     }
     if found.is_empty() {

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 
 use super::Project;
 use super::admit::Environment;
+use super::budget::Use;
 use super::find::line_span;
 use super::model::Session;
 use super::rule;
@@ -85,7 +86,7 @@ fn fill(service: &mut Map, key: &str, found: Found) {
         .collect();
     let entry = service
         .entry(key.to_owned())
-        .or_insert_with(|| Node::new(span, Value::Map(Map::new())));
+        .or_insert_with(|| Node::new(span, Value::from(Map::default())));
     if let Some(own) = entry.as_map_mut() {
         for (name, mut value) in std::mem::take(own) {
             if let Some(below) = merged.get(&name) {
@@ -129,6 +130,9 @@ fn read(session: &mut Session<'_>, files: &Node, lookup: &Lookup<'_>) -> Found {
                 continue;
             }
         };
+        if !session.may_read(id, Some(at)) {
+            continue;
+        }
         let text = session.sources.shared_text(id);
         let mut unset = Vec::new();
         let parsed = match item.get_str("format").filter(|f| !f.is_empty()) {
@@ -172,6 +176,13 @@ fn read(session: &mut Session<'_>, files: &Node, lookup: &Lookup<'_>) -> Found {
         }
         match parsed {
             Ok(parsed) => {
+                let length = parsed.values().map(|a| a.value.len()).sum();
+                if !session
+                    .budget
+                    .spend(Use::Variables, length, Some(at), &mut session.diagnostics)
+                {
+                    continue;
+                }
                 for (name, assignment) in parsed {
                     let span = session.assigned_at(id, &assignment);
                     texts.insert(name.clone(), assignment.value.clone());

@@ -5,6 +5,7 @@
 //! made from, and the `extends` and `include` lines that brought its file in.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -197,7 +198,7 @@ impl Explainer<'_> {
         }
         match &node.value {
             Value::Map(map) => {
-                for (key, child) in map {
+                for (key, child) in &**map {
                     self.names.push_key(key);
                     way.push(child);
                     self.node(way);
@@ -243,8 +244,7 @@ impl Explainer<'_> {
             return Vec::new();
         };
         let mut causes = Vec::new();
-        let implied = node.history.steps().iter().any(is_implied);
-        if !implied {
+        if !node.history.is_implied() {
             causes.push(self.written(node.span));
         }
         for step in node.history.steps() {
@@ -365,17 +365,13 @@ impl Explainer<'_> {
             rule,
             text,
             location: Some(Location {
-                file: sources.file(span.file).path.clone(),
+                file: Arc::clone(&sources.file(span.file).path),
                 line: place.line,
                 column: place.column,
             }),
             line: Some(sources.line(span).trim().to_owned()),
         }
     }
-}
-
-fn is_implied(step: &Step) -> bool {
-    matches!(step, Step::Rule { at: None, .. })
 }
 
 fn contains(outer: Span, inner: Span) -> bool {
@@ -396,5 +392,5 @@ fn is_one(node: &Node, span: Span) -> bool {
 }
 
 fn is_part(node: &Node, span: Span) -> bool {
-    node.span == span && node.history.steps().iter().all(is_implied)
+    node.span == span && node.history.steps().iter().all(Step::is_implied)
 }

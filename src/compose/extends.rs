@@ -5,12 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::budget::Use;
 use super::merge;
 use super::model::{Model, Session};
 use super::paths::{Resolver, clean, is_remote_context};
 use super::rule;
 use super::schema::{self, Shape};
-use crate::source::{Diagnostic, Map, Node, Span, Step, TreePath, Value};
+use crate::source::{Diagnostic, Map, Node, Span, Step, Trail, Value};
 
 /// A base may be empty.
 static BASE: Shape = Shape::OneOf(&[Shape::Object(&schema::SERVICE), Shape::Null]);
@@ -101,6 +102,21 @@ fn resolve(
         merge::settle(&mut base.service);
     }
     while let Some(mut child) = chain.pop() {
+        let weight = base.service.weight();
+        let may = session.budget.spend(
+            Use::Copies,
+            weight,
+            child.extends_at,
+            &mut session.diagnostics,
+        );
+        if !may {
+            session.is_partial = true;
+            merge::settle(&mut child.service);
+            if child.is_local {
+                services.insert(child.name, child.service);
+            }
+            continue;
+        }
         let mut service = base.service.clone();
         // What a base resets has no target in who extends it (M14).
         merge::settle(&mut service);
@@ -177,7 +193,7 @@ fn base(
         .filter_map(|d| d.get("services").and_then(|s| s.get(service)))
         .collect();
     if found.is_empty() {
-        let empty = Map::new();
+        let empty = Map::default();
         let known = documents
             .iter()
             .find_map(|d| d.get("services").and_then(Node::as_map))
@@ -188,12 +204,10 @@ fn base(
     let mut merged: Option<Node> = None;
     for document in found {
         let mut document = document.clone();
-        let mut at = TreePath::default();
-        at.push_key("services");
-        at.push_key(service);
-        session.admit(&mut document, &BASE, at, model);
+        let services = Trail::Root.key("services");
+        session.admit(&mut document, &BASE, &services.key(service), model);
         if document.is_null() {
-            document.value = Value::Map(Map::new());
+            document.value = Value::from(Map::default());
         }
         if let Some(map) = document.as_map_mut() {
             session.canonical().service(map);

@@ -41,6 +41,8 @@ pub struct LoadOptions {
     /// Values that only an engine minds (addresses, restart policies, mount types) are errors; else
     /// they are warnings, and the fields stay empty. `config` prints them as they are.
     pub check_values: bool,
+    /// Join names by `_`; `COMPOSE_COMPATIBILITY` says so, too.
+    pub compatibility: bool,
     /// Read `env_file` and `label_file` into `environment` and `labels`.
     pub resolve_environment: bool,
 }
@@ -63,6 +65,7 @@ impl LoadOptions {
             resolve_paths: true,
             consistency: true,
             check_values: true,
+            compatibility: false,
             resolve_environment: true,
         }
     }
@@ -94,6 +97,11 @@ pub struct Found {
     pub env_files: Vec<PathBuf>,
 }
 
+/// A boolean variable as the reference reads it.
+pub fn is_true(value: &str) -> bool {
+    matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
 /// Finds files, directory and variables. Without any file, `files` is empty.
 pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
     let absolute = |path: &Path| clean_path(&options.current_dir.join(path));
@@ -119,7 +127,7 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
     };
     let no_implicit = environment
         .get("COMPOSE_DISABLE_ENV_FILE")
-        .is_some_and(|v| matches!(v.as_str(), "1" | "true" | "TRUE" | "True" | "t"));
+        .is_some_and(|v| is_true(v));
     let mut from_files = Environment::new();
     let mut places = Places::new();
     if env_files.is_empty() {
@@ -283,6 +291,9 @@ fn env_file(
             return Vec::new();
         }
     };
+    if !session.may_read(id, None) {
+        return Vec::new();
+    }
     let text = session.sources.shared_text(id);
     let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).cloned();
     match dotenv::parse(&text, &dotenv::Scope::above(&lookup), &mut |_| {}) {

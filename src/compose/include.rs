@@ -10,7 +10,7 @@ use super::extends::{clean_path, is_remote};
 use super::merge;
 use super::model::{Model, Session};
 use super::paths::Resolver;
-use crate::source::{Diagnostic, Node, Span, Value, dotenv};
+use crate::source::{Diagnostic, Map, Node, Span, Value, dotenv};
 
 /// Deepest nesting of includes; each level is a recursion of the loader.
 const MAX_DEPTH: usize = 32;
@@ -89,7 +89,7 @@ fn settle_merge(session: &mut Session<'_>, below: &mut Node, section: &str, own:
     let Some(existing) = existing.as_map_mut() else {
         return;
     };
-    for (name, mut entry) in std::mem::take(own_map) {
+    for (name, mut entry) in *std::mem::take(own_map) {
         match existing.get_mut(&name) {
             None => {
                 existing.insert(name, entry);
@@ -102,12 +102,10 @@ fn settle_merge(session: &mut Session<'_>, below: &mut Node, section: &str, own:
                     merge::settle(&mut entry);
                     let wrap = |node: Node| {
                         let span = node.span;
-                        let inner = Value::Map([(name.clone(), node)].into_iter().collect());
-                        let inner = Node::new(span, inner);
-                        Node::new(
-                            span,
-                            Value::Map([(section.to_owned(), inner)].into_iter().collect()),
-                        )
+                        let inner = Map::from_iter([(name.clone(), node)]);
+                        let inner = Node::new(span, inner.into());
+                        let outer = Map::from_iter([(section.to_owned(), inner)]);
+                        Node::new(span, outer.into())
                     };
                     let mut left = wrap(below.clone());
                     merge::project(&mut left, wrap(entry), &mut session.diagnostics);
@@ -172,7 +170,14 @@ fn load(session: &mut Session<'_>, item: &Item, path: &Path, model: &Model<'_>) 
     };
     let mut chain = model.chain.to_vec();
     chain.push(path.to_owned());
-    if chain.contains(&first) || chain.len() > MAX_DEPTH {
+    if !chain.contains(&first) && chain.len() > MAX_DEPTH {
+        let message = format!("includes are nested more than {MAX_DEPTH} levels deep");
+        session
+            .diagnostics
+            .push(Diagnostic::error("include-depth", message).at(item.span));
+        return None;
+    }
+    if chain.contains(&first) {
         let mut message = format!("include cycle detected:\n{}", chain[0].display());
         for file in chain[1..].iter().chain([&first]) {
             message.push_str(&format!("\n include {}", file.display()));
@@ -272,6 +277,9 @@ fn extend_environment(
             return;
         }
     };
+    if !session.may_read(id, Some(at)) {
+        return;
+    }
     let text = session.sources.shared_text(id);
     let lookup = |name: &str| environment.get(name).cloned();
     let found = dotenv::parse(&text, &dotenv::Scope::above(&lookup), &mut |_| {});

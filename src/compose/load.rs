@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use super::find::{self, LoadOptions};
 use super::model::{Model, Session};
-use super::schema::{self, Shape};
+use super::schema;
 use super::{
     Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
 };
 use crate::source::interpolate::Variable;
-use crate::source::{
-    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, TreePath, Value, diagnostic,
-};
+use crate::source::{Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Value, diagnostic};
 
 /// What a load found out.
 #[derive(Debug)]
@@ -25,7 +23,7 @@ pub struct Loaded {
     pub sources: SourceMap,
     /// The variables that interpolation saw: the environment over the env files.
     pub environment: BTreeMap<String, String>,
-    /// The variables that the files name.
+    /// The variables that the files name; listed only where interpolation is left out.
     pub variables: Vec<Variable>,
     /// Every profile that a service names, enabled or not.
     pub profiles: Vec<String>,
@@ -139,12 +137,9 @@ fn project(
         return (None, Vec::new());
     }
     session.report_deferred(&root);
-    admit::refuse_nulls(
-        &root,
-        &Shape::Object(&schema::PROJECT),
-        &mut TreePath::default(),
-        &mut session.diagnostics,
-    );
+    if session.traits.has_nulls {
+        admit::refuse_nulls(&root, &schema::ROOT, &mut session.diagnostics);
+    }
     let Some(name) = name else {
         return (None, Vec::new());
     };
@@ -210,6 +205,8 @@ fn project(
     project.config_files = found.files.clone();
     project.environment_files = found.env_files.clone();
     project.disabled_services = disabled.keys().cloned().collect();
+    let asked = found.environment.get("COMPOSE_COMPATIBILITY");
+    project.compatibility = options.compatibility || asked.is_some_and(|v| find::is_true(v));
     project.locations = locations;
     project.included_values = std::mem::take(&mut session.included_values);
     project.canonical = Some(Arc::new(root));

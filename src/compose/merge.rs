@@ -6,29 +6,7 @@
 use indexmap::IndexMap;
 
 use super::rule;
-use crate::source::{Diagnostic, Map, Node, Step, Tag, Value};
-
-/// The way to the value being merged, as a list that needs no allocation.
-#[derive(Clone, Copy)]
-struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
-    key: &'a str,
-}
-
-impl<'a> Path<'a> {
-    fn keys(&'a self) -> Vec<&'a str> {
-        let mut keys = Vec::with_capacity(6);
-        let mut at = Some(self);
-        while let Some(path) = at {
-            if path.parent.is_some() {
-                keys.push(path.key);
-            }
-            at = path.parent;
-        }
-        keys.reverse();
-        keys
-    }
-}
+use crate::source::{Diagnostic, Map, Node, Step, Tag, Trail, Value};
 
 /// How two values of one key meet.
 enum Rule {
@@ -40,49 +18,47 @@ enum Rule {
     Pools,
 }
 
-fn rule(keys: &[&str]) -> Rule {
-    match keys {
-        ["services", _, "command" | "entrypoint"]
-        | ["services", _, "healthcheck", "test"]
-        | ["services", _, "ulimits", _]
-        | ["services", _, "build", "ulimits", _] => Rule::Replace,
-        ["services", _, "environment"] | ["services", _, "build", "args"] => Rule::Variables,
-        ["services", _, "logging"] => Rule::Logging,
-        ["networks", _, "ipam", "config"] => Rule::Pools,
+fn rule(path: &Trail<'_>) -> Rule {
+    // From the value up to the root; no rule is about anything deeper.
+    let mut keys = [""; 5];
+    let mut depth = 0;
+    for key in path.keys_upwards() {
+        let Some(slot) = keys.get_mut(depth) else {
+            return Rule::Merge;
+        };
+        *slot = key;
+        depth += 1;
+    }
+    match &keys[..depth] {
+        ["command" | "entrypoint", _, "services"]
+        | ["test", "healthcheck", _, "services"]
+        | [_, "ulimits", _, "services"]
+        | [_, "ulimits", "build", _, "services"] => Rule::Replace,
+        ["environment", _, "services"] | ["args", "build", _, "services"] => Rule::Variables,
+        ["logging", _, "services"] => Rule::Logging,
+        ["config", "ipam", _, "networks"] => Rule::Pools,
         _ => Rule::Merge,
     }
 }
 
-const ROOT: Path<'static> = Path {
-    parent: None,
-    key: "",
-};
-
 /// Merges a whole document over what was loaded before it.
 pub fn project(left: &mut Node, right: Node, diagnostics: &mut Vec<Diagnostic>) {
-    merge(left, right, &ROOT, diagnostics);
+    merge(left, right, &Trail::Root, diagnostics);
 }
 
 /// Merges a service over the one it extends.
 pub fn service(left: &mut Node, right: Node, diagnostics: &mut Vec<Diagnostic>) {
-    let services = Path {
-        parent: Some(&ROOT),
-        key: "services",
-    };
-    let any = Path {
-        parent: Some(&services),
-        key: "*",
-    };
-    merge(left, right, &any, diagnostics);
+    let services = Trail::Root.key("services");
+    merge(left, right, &services.key("*"), diagnostics);
 }
 
-fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Diagnostic>) {
+fn merge(left: &mut Node, mut right: Node, path: &Trail<'_>, diagnostics: &mut Vec<Diagnostic>) {
     if left.is_null() {
         *left = right;
         return;
     }
     let rule = match &left.value {
-        Value::Map(_) | Value::List(_) => rule(&path.keys()),
+        Value::Map(_) | Value::List(_) => rule(path),
         _ => Rule::Replace,
     };
     if right.is_null() {
@@ -104,13 +80,13 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
                     *left = right;
                 }
                 _ => {
-                    maps(below, std::mem::take(above), path, diagnostics);
+                    maps(below, *std::mem::take(above), path, diagnostics);
                     left.history.rule(rule::MERGE, at);
                 }
             }
         }
         (Value::Map(below), Value::Map(above), Rule::Variables) => {
-            for (name, mut value) in std::mem::take(above) {
+            for (name, mut value) in *std::mem::take(above) {
                 if let Some(old) = below.get(&name) {
                     succeed(&mut value, old, rule::REPLACE);
                 }
@@ -119,7 +95,7 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
             left.history.rule(rule::MERGE, at);
         }
         (Value::Map(below), Value::Map(above), _) => {
-            maps(below, std::mem::take(above), path, diagnostics);
+            maps(below, *std::mem::take(above), path, diagnostics);
             left.history.rule(rule::MERGE, at);
         }
         (Value::List(below), Value::List(above), Rule::Pools) => {
@@ -141,13 +117,10 @@ fn merge(left: &mut Node, mut right: Node, path: &Path, diagnostics: &mut Vec<Di
         }
         _ => {
             diagnostics.push(
-                Diagnostic::error(
-                    "merge-kind",
-                    format!("cannot override {}", path.keys().join(".")),
-                )
-                .label(right.span, format!("this is {}", right.value.kind()))
-                .label(left.span, format!("this is {}", left.value.kind()))
-                .help("use `!override` to replace the value whatever it was"),
+                Diagnostic::error("merge-kind", format!("cannot override {path}"))
+                    .label(right.span, format!("this is {}", right.value.kind()))
+                    .label(left.span, format!("this is {}", left.value.kind()))
+                    .help("use `!override` to replace the value whatever it was"),
             );
         }
     }
@@ -163,14 +136,10 @@ fn succeed(new: &mut Node, old: &Node, name: &'static str) {
     }
 }
 
-fn maps(left: &mut Map, right: Map, path: &Path, diagnostics: &mut Vec<Diagnostic>) {
+fn maps(left: &mut Map, right: Map, path: &Trail<'_>, diagnostics: &mut Vec<Diagnostic>) {
     for (key, value) in right {
-        let at = Path {
-            parent: Some(path),
-            key: &key,
-        };
         match left.get_mut(&key) {
-            Some(old) => merge(old, value, &at, diagnostics),
+            Some(old) => merge(old, value, &path.key(&key), diagnostics),
             None => {
                 left.insert(key, value);
             }
@@ -185,7 +154,7 @@ pub fn reset(target: &mut Node, document: &mut Node) {
     else {
         return;
     };
-    for (key, value) in document {
+    for (key, value) in &mut **document {
         if value.tag.is_some() {
             if let Some(old) = target.shift_remove(key) {
                 succeed(value, &old, rule::OVERRIDE);

@@ -7,6 +7,7 @@
 
 mod admit;
 mod bind;
+mod budget;
 mod build;
 mod canonical;
 mod check;

@@ -9,7 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::admit::{Admission, Environment, Places, origin};
+use super::admit::{Admission, Environment, Places, Traits, origin};
+use super::budget::{Budget, Use};
 use super::canonical::Canonical;
 use super::paths::Resolver;
 use super::schema::{self, Shape};
@@ -17,7 +18,7 @@ use super::{extends, include, merge, normalize};
 use crate::source::dotenv::Assignment;
 use crate::source::interpolate::Variable;
 use crate::source::{
-    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Step, Tag, TreePath, Value, files, parse,
+    Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Step, Tag, Trail, Value, files, parse,
 };
 
 /// What all models of one load share.
@@ -31,6 +32,8 @@ pub struct Session<'a> {
     pub unset: BTreeSet<String>,
     /// Something that was named could not be read, so that what seems missing may stand there.
     pub is_partial: bool,
+    pub budget: Budget,
+    pub traits: Traits,
     /// Ports that short forms expanded to so far; see [`Canonical`].
     pub n_ports: usize,
     /// Models loaded so far; includes that include each other's files twice would double at each
@@ -77,6 +80,8 @@ impl<'a> Session<'a> {
             variables: Vec::new(),
             unset: BTreeSet::new(),
             is_partial: false,
+            budget: Budget::default(),
+            traits: Traits::default(),
             n_ports: 0,
             n_models: 0,
             texts: BTreeMap::new(),
@@ -110,13 +115,14 @@ impl<'a> Session<'a> {
             return known.clone();
         }
         let documents = match self.read(path) {
-            Ok(file) => {
+            Ok(file) if self.may_read(file, named_at) => {
                 let mut found = Vec::new();
                 let documents = parse::parse(&self.sources, file, &mut found);
                 self.is_partial |= !found.is_empty();
                 self.diagnostics.append(&mut found);
                 Some(Rc::new(documents))
             }
+            Ok(_) => None,
             Err(error) => {
                 self.unreadable(path, &error, named_at);
                 None
@@ -124,6 +130,16 @@ impl<'a> Session<'a> {
         };
         self.parsed.insert(path.to_owned(), documents.clone());
         documents
+    }
+
+    /// Takes the length of a text that is to be read through from the budget of this load.
+    pub fn may_read(&mut self, file: FileId, named_at: Option<Span>) -> bool {
+        let length = self.sources.file(file).text().len();
+        let may = self
+            .budget
+            .spend(Use::Text, length, named_at, &mut self.diagnostics);
+        self.is_partial |= !may;
+        may
     }
 
     /// The place of a variable in an env file that was read.
@@ -213,7 +229,7 @@ impl<'a> Session<'a> {
     }
 
     /// Interpolates, checks and canonicalises a part of a document.
-    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: TreePath, model: &Model<'_>) {
+    pub fn admit(&mut self, node: &mut Node, shape: &Shape, path: &Trail<'_>, model: &Model<'_>) {
         Admission {
             environment: model.environment,
             places: model.places,
@@ -221,10 +237,11 @@ impl<'a> Session<'a> {
             diagnostics: &mut self.diagnostics,
             deferred: &mut self.deferred,
             unset: &mut self.unset,
+            budget: &mut self.budget,
             variables: &mut self.variables,
-            path,
+            traits: &mut self.traits,
         }
-        .node(node, shape);
+        .node(node, shape, path);
     }
 
     pub fn canonical(&mut self) -> Canonical<'_> {
@@ -273,12 +290,7 @@ impl<'a> Session<'a> {
                     });
                     continue;
                 }
-                self.admit(
-                    &mut document,
-                    &Shape::Object(&schema::PROJECT),
-                    TreePath::default(),
-                    model,
-                );
+                self.admit(&mut document, &schema::ROOT, &Trail::Root, model);
                 self.resource_names(&document);
                 if let Some(version) = document
                     .as_map_mut()
@@ -303,7 +315,9 @@ impl<'a> Session<'a> {
                 }
                 include::apply(self, &mut document, path, model);
                 extends::apply(self, &mut document, path, model);
-                merge::settle(&mut document);
+                if self.traits.has_tags {
+                    merge::settle(&mut document);
+                }
                 match &mut merged {
                     Some(merged) => merge::project(merged, document, &mut self.diagnostics),
                     None => merged = Some(document),

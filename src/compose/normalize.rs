@@ -12,7 +12,7 @@ pub fn defaults(root: &mut Node) {
     for service in services.into_iter().flat_map(Map::values_mut) {
         if service.is_null() {
             // `web:` alone is completed by another file or not at all (Y8).
-            service.value = Value::Map(Map::new());
+            service.value = Value::from(Map::default());
         }
         let Some(service) = service.as_map_mut() else {
             continue;
@@ -59,7 +59,7 @@ pub fn defaults(root: &mut Node) {
                 let text = std::mem::replace(&mut item.value, Value::Null);
                 let path = item.with(text);
                 let required = Node::new(item.span, Value::Bool(true));
-                item.value = Value::Map(Map::from_iter([
+                item.value = Value::from(Map::from_iter([
                     ("path".to_owned(), path),
                     ("required".to_owned(), required),
                 ]));
@@ -146,7 +146,7 @@ pub fn normalize(root: &mut Node, project: &str) {
             )]);
             service.insert(
                 "networks".to_owned(),
-                implied_node(span, Value::Map(networks), rule::DEFAULT_NETWORK),
+                implied_node(span, networks.into(), rule::DEFAULT_NETWORK),
             );
         }
         if service
@@ -159,7 +159,10 @@ pub fn normalize(root: &mut Node, project: &str) {
         if let Some(build) = service.get_mut("build") {
             let span = build.span;
             if let Some(build) = build.as_map_mut()
-                && !build.contains_key("dockerfile_inline")
+                && build
+                    .get("dockerfile_inline")
+                    .and_then(Node::as_str)
+                    .is_none_or(str::is_empty)
             {
                 default(build, "dockerfile", span, Value::Text("Dockerfile".into()));
             }
@@ -188,7 +191,7 @@ pub fn normalize(root: &mut Node, project: &str) {
     if let Some(span) = default_used {
         root_map
             .entry("networks".to_owned())
-            .or_insert_with(|| Node::new(span, Value::Map(Map::new())))
+            .or_insert_with(|| Node::new(span, Value::from(Map::default())))
             .as_map_mut()
             .map(|networks| {
                 networks
@@ -200,7 +203,7 @@ pub fn normalize(root: &mut Node, project: &str) {
         let entries = root_map.get_mut(section).and_then(Node::as_map_mut);
         for (key, entry) in entries.into_iter().flatten() {
             if entry.is_null() {
-                entry.value = Value::Map(Map::new());
+                entry.value = Value::from(Map::default());
             }
             let span = entry.entry_span();
             let Some(map) = entry.as_map_mut() else {
@@ -258,19 +261,19 @@ fn imply_dependencies(service: &mut Map) {
     let span = *span;
     let entry = service
         .entry("depends_on".to_owned())
-        .or_insert_with(|| Node::new(span, Value::Map(Map::new())));
+        .or_insert_with(|| Node::new(span, Value::from(Map::default())));
     let Some(dependencies) = entry.as_map_mut() else {
         return;
     };
     for (name, restart, span) in implied {
         dependencies.entry(name).or_insert_with(|| {
-            let mut map = Map::new();
+            let mut map = Map::default();
             map.insert("condition".into(), Node::text(span, "service_started"));
             if restart {
                 map.insert("restart".into(), Node::new(span, Value::Bool(true)));
             }
             map.insert("required".into(), Node::new(span, Value::Bool(true)));
-            implied_node(span, Value::Map(map), rule::IMPLIED_DEPENDENCY)
+            implied_node(span, map.into(), rule::IMPLIED_DEPENDENCY)
         });
     }
 }

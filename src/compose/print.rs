@@ -192,6 +192,10 @@ impl Printer {
 
 /// Zero values of plain fields say nothing and are left out, as Go's `omitempty` does.
 fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) -> bool {
+    if key == "create_host_path" && node.history.is_implied() {
+        // What the long form means when it does not say it (C5).
+        return true;
+    }
     if object.keep_zero.contains(&key) {
         return node.is_null();
     }

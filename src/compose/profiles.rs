@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use indexmap::IndexMap;
-
 use super::admit::Environment;
 use super::find::LoadOptions;
 use super::schema;
 use crate::source::{Diagnostic, Map, Node};
 
 /// Services that are switched off, by name.
-pub type Disabled = IndexMap<String, Node>;
+pub type Disabled = Map;
 
 /// Every profile that a service names, sorted.
 pub fn names(root: &Node) -> Vec<String> {
@@ -80,10 +78,10 @@ pub fn enable(
         }
     }
     if enabled.contains("*") {
-        return Disabled::new();
+        return Disabled::default();
     }
     let Some(map) = root.get_mut("services").and_then(Node::as_map_mut) else {
-        return Disabled::new();
+        return Disabled::default();
     };
     let is_on = |service: &Node| {
         let mut own = profiles(service).peekable();

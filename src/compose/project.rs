@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -68,7 +68,7 @@ impl From<ProjectName> for String {
 /// Where a value stands in the user's files; line and column count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
-    pub file: PathBuf,
+    pub file: Arc<Path>,
     pub line: u32,
     pub column: u32,
 }
@@ -104,6 +104,10 @@ pub struct Project {
     pub secrets: BTreeMap<String, FileObject>,
     #[serde(default)]
     pub configs: BTreeMap<String, FileObject>,
+    /// Names of containers and images are joined by `_` instead of `-`, as the first Compose did
+    /// (L1).
+    #[serde(default)]
+    pub compatibility: bool,
     /// Where the parts of the project stand, by dotted path (`services.web.ports.0`), so that a
     /// failure in the engine can still name file and line. Paths are display keys only.
     #[serde(default)]
@@ -137,11 +141,20 @@ impl Project {
             volumes: BTreeMap::new(),
             secrets: BTreeMap::new(),
             configs: BTreeMap::new(),
+            compatibility: false,
             locations: BTreeMap::new(),
             models: BTreeMap::new(),
             extensions: BTreeMap::new(),
             canonical: None,
             included_values: BTreeMap::new(),
+        }
+    }
+
+    /// What joins the parts of the names of containers and images.
+    pub fn separator(&self) -> char {
+        match self.compatibility {
+            true => '_',
+            false => '-',
         }
     }
 }

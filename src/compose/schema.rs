@@ -143,6 +143,9 @@ const EXTERNAL: Shape = OneOf(&[Bool, Shape::Object(&EXTERNAL_NAME)]);
 const FILE_USES: Shape = List(&OneOf(&[Text, Shape::Object(&FILE_USE)]));
 const HOOKS: Shape = List(&Shape::Object(&HOOK));
 
+/// A whole document.
+pub static ROOT: Shape = Shape::Object(&PROJECT);
+
 object!(PROJECT keep [] {
     "name": Text,
     "version": Text,
@@ -448,7 +451,7 @@ object!(MOUNT keep [] {
     "tmpfs": Shape::Object(&MOUNT_TMPFS),
     "image": Shape::Object(&MOUNT_IMAGE),
 });
-object!(MOUNT_BIND keep [] {
+object!(MOUNT_BIND keep ["create_host_path"] {
     "selinux": Choice(&["z", "Z"]),
     "propagation": Text,
     "create_host_path": Bool,

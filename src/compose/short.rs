@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use foldhash::fast::RandomState;
+
 use super::units::parse_port_range;
 use crate::source::{Map, Node, Span, Value};
 
@@ -38,7 +40,7 @@ pub struct ShortPort {
 impl ShortPort {
     /// The long form at a place.
     pub fn node(&self, span: Span) -> Node {
-        let mut map = Map::new();
+        let mut map = Map::with_capacity_and_hasher(5, RandomState::default());
         let mut put = |key: &str, value: Value| map.insert(key.to_owned(), Node::new(span, value));
         put("mode", Value::Text("ingress".into()));
         if let Some(ip) = &self.host_ip {
@@ -49,7 +51,7 @@ impl ShortPort {
             put("published", Value::Text(published.clone()));
         }
         put("protocol", Value::Text(self.protocol.clone()));
-        Node::new(span, Value::Map(map))
+        Node::new(span, map.into())
     }
 }
 
@@ -149,7 +151,7 @@ impl ShortVolume {
     pub fn node(&self, span: Span) -> Node {
         let node = |value| Node::new(span, value);
         let text = |text: &str| Node::text(span, text);
-        let mut map = Map::new();
+        let mut map = Map::with_capacity_and_hasher(5, RandomState::default());
         let is_bind = self.is_bind();
         map.insert("type".into(), text(if is_bind { "bind" } else { "volume" }));
         if let Some(source) = &self.source {
@@ -160,7 +162,7 @@ impl ShortVolume {
             map.insert("read_only".into(), node(Value::Bool(true)));
         }
         // Options are kept where they have no effect, too: the canonical form is what was written.
-        let mut bind = Map::new();
+        let mut bind = Map::default();
         if is_bind {
             bind.insert("create_host_path".into(), node(Value::Bool(true)));
         }
@@ -170,17 +172,17 @@ impl ShortVolume {
         if let Some(propagation) = &self.propagation {
             bind.insert("propagation".into(), text(propagation));
         }
-        let mut volume = Map::new();
+        let mut volume = Map::default();
         if self.no_copy {
             volume.insert("nocopy".into(), node(Value::Bool(true)));
         }
         if !bind.is_empty() {
-            map.insert("bind".into(), node(Value::Map(bind)));
+            map.insert("bind".into(), node(bind.into()));
         }
         if !volume.is_empty() || !is_bind && !self.is_tiny {
-            map.insert("volume".into(), node(Value::Map(volume)));
+            map.insert("volume".into(), node(volume.into()));
         }
-        node(Value::Map(map))
+        node(map.into())
     }
 }
 

@@ -121,7 +121,7 @@ fn text(out: &mut String, value: &str, depth: usize, position: Position) {
 /// Whether the plain text would be read as something else than a string, by us or by a reader of
 /// the older YAML 1.1.
 fn reads_as_other(value: &str) -> bool {
-    if !matches!(scalar::resolve(value), Value::Text(_)) {
+    if !matches!(scalar::resolve(value.into()), Value::Text(_)) {
         return true;
     }
     if matches!(value, "=" | "<<") {

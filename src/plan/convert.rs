@@ -45,11 +45,12 @@ pub fn container_name(project: &Project, service: &str, identity: Identity<'_>) 
         .services
         .get(service)
         .and_then(|s| s.container_name.clone());
+    let (name, join) = (&project.name, project.separator());
     match identity {
         Identity::Replica(number) => {
-            custom.unwrap_or_else(|| format!("{}-{service}-{number}", project.name))
+            custom.unwrap_or_else(|| format!("{name}{join}{service}{join}{number}"))
         }
-        Identity::OneOff { slug, .. } => format!("{}-{service}-run-{slug}", project.name),
+        Identity::OneOff { slug, .. } => format!("{name}{join}{service}{join}run{join}{slug}"),
     }
 }
 
@@ -58,7 +59,7 @@ pub fn image_reference(project: &Project, name: &str, service: &Service) -> Stri
     service
         .image
         .clone()
-        .unwrap_or_else(|| format!("{}-{name}", project.name))
+        .unwrap_or_else(|| format!("{}{}{name}", project.name, project.separator()))
 }
 
 /// The name that a container bears while it waits to replace another one: the old one's short id
@@ -337,8 +338,9 @@ fn links(
             if i == 0 {
                 all.push((alias.to_owned(), container.clone()));
             }
-            all.push((format!("{target}-{number}"), container.clone()));
-            let long = format!("{}-{target}-{number}", project.name);
+            let join = project.separator();
+            all.push((format!("{target}{join}{number}"), container.clone()));
+            let long = format!("{}{join}{target}{join}{number}", project.name);
             if long != *container {
                 all.push((long, container.clone()));
             }

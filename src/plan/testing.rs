@@ -23,7 +23,7 @@ pub(crate) fn project(text: &str) -> Project {
         let (name, words) = line.split_once(':').unwrap();
         let name = name.trim();
         let location = Location {
-            file: "compose.yaml".into(),
+            file: std::path::Path::new("compose.yaml").into(),
             line: i as u32 + 1,
             column: 1,
         };

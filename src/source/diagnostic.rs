@@ -2,10 +2,12 @@
 //!
 //! A diagnostic is data: it names a rule (`code`), places (`labels`) and a remedy (`help`).
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::json;
 
-use super::{History, Origin, SourceMap, Span, Step};
+use super::{FileId, History, SourceMap, Span, Step, history};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -81,7 +83,7 @@ impl Diagnostic {
                 Step::Alias { at } | Step::MergeKey { at } => (*at, "used here".to_owned()),
                 Step::Variable {
                     name,
-                    from: Origin::File(at),
+                    from: history::Origin::File(at),
                 } => (*at, format!("{name} is set here")),
                 Step::Rule {
                     name, at: Some(at), ..
@@ -113,6 +115,9 @@ pub fn sort(diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.retain(|d| seen.insert((d.labels.first().map(|l| l.span), d.message.clone())));
 }
 
+/// Most diagnostics that are shown to a person.
+const MAX_SHOWN: usize = 1_000;
+
 /// The human form: one block each with file:line:column, the source line and a caret.
 pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> String {
     let renderer = if color {
@@ -121,7 +126,14 @@ pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> S
         Renderer::plain()
     };
     let mut out = String::new();
-    for diagnostic in diagnostics {
+    let mut veiled = Veiled::default();
+    let mut shown: Vec<&Diagnostic> = diagnostics.iter().collect();
+    if shown.len() > MAX_SHOWN {
+        // Nobody reads them all; the errors must be among those that are there.
+        shown.sort_by_key(|diagnostic| !diagnostic.is_error());
+        shown.truncate(MAX_SHOWN);
+    }
+    for diagnostic in &shown {
         let level = match diagnostic.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -133,19 +145,27 @@ pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> S
         let mut group = Group::with_title(title);
         for (at, label) in diagnostic.labels.iter().enumerate() {
             let (line, text, range) = sources.excerpt(label.span);
+            let (text, range, is_from_start) =
+                window(veiled.line(label.span.file, line, text), range);
             let path = sources.display_path(&sources.file(label.span.file).path);
+            let path = path.to_string_lossy().into_owned();
             let kind = if at == 0 {
                 AnnotationKind::Primary
             } else {
                 AnnotationKind::Context
             };
             let note = (!label.text.is_empty()).then_some(&*label.text);
-            group = group.element(
-                Snippet::source(veil(text))
-                    .line_start(line)
-                    .path(path.to_string_lossy().into_owned())
-                    .annotation(kind.span(range).label(note)),
-            );
+            let mut snippet = Snippet::source(text)
+                .line_start(line)
+                .annotation(kind.span(range).label(note));
+            if is_from_start {
+                snippet = snippet.path(path);
+            } else {
+                // The column is the line's own, not that of the part which is shown.
+                let column = sources.place(label.span).column as usize;
+                group = group.element(Origin::path(path).line(line).char_column(column));
+            }
+            group = group.element(snippet);
         }
         if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(&**help));
@@ -153,7 +173,46 @@ pub fn render(diagnostics: &[Diagnostic], sources: &SourceMap, color: bool) -> S
         out.push_str(&renderer.render(&[group]));
         out.push_str("\n\n");
     }
+    if diagnostics.len() > shown.len() {
+        let n_more = diagnostics.len() - shown.len();
+        out.push_str(&format!(
+            "and {n_more} more; --format json names all of them\n"
+        ));
+    }
     out
+}
+
+/// The veiled line that was shown last: many mistakes may stand on one long line.
+#[derive(Default)]
+struct Veiled {
+    at: Option<(FileId, usize)>,
+    text: String,
+}
+
+impl Veiled {
+    fn line(&mut self, file: FileId, number: usize, text: &str) -> &str {
+        if self.at != Some((file, number)) {
+            self.text = veil(text);
+            self.at = Some((file, number));
+        }
+        &self.text
+    }
+}
+
+/// Most bytes of a line that are shown before the mark, and from its beginning on.
+const WINDOW: (usize, usize) = (200, 400);
+
+/// The part of a line that holds the mark, where the mark is in it, and whether the line begins
+/// with it.
+fn window(line: &str, mark: Range<usize>) -> (String, Range<usize>, bool) {
+    let from = line.floor_char_boundary(mark.start.saturating_sub(WINDOW.0));
+    let upto = line.floor_char_boundary(mark.start + WINDOW.1);
+    let end = mark.end.min(upto).max(mark.start);
+    (
+        line[from..upto].to_owned(),
+        mark.start - from..end - from,
+        from == 0,
+    )
 }
 
 /// Words of a key whose value is nobody's business.
@@ -180,7 +239,7 @@ pub fn is_secret_name(name: &str) -> bool {
 /// keys that sound like one. Every byte keeps its place, so that carets still point right.
 /// Variables are no secrets, their names help.
 fn veil(line: &str) -> String {
-    let mut covered: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut covered: Vec<Range<usize>> = Vec::new();
     for (at, _) in line.match_indices("://") {
         let start = at + 3;
         let end = line[start..]
@@ -190,7 +249,11 @@ fn veil(line: &str) -> String {
             covered.push(start..start + user);
         }
     }
+    let mut upto = 0;
     for (at, _) in line.match_indices([':', '=']) {
+        if at < upto {
+            continue;
+        }
         let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
         let head = line[..at].trim_end_matches(['"', '\'', ' ']);
         let name = head.rfind(|c| !is_name(c)).map_or(head, |before| {
@@ -221,16 +284,22 @@ fn veil(line: &str) -> String {
         };
         if !line[start..end].starts_with('$') {
             covered.push(start..end);
+            upto = end;
         }
     }
-    line.char_indices()
-        .map(
-            |(at, c)| match covered.iter().any(|range| range.contains(&at)) {
-                true => "*".repeat(c.len_utf8()),
-                false => c.to_string(),
-            },
-        )
-        .collect()
+    covered.sort_by_key(|range| range.start);
+    let mut out = String::with_capacity(line.len());
+    let mut shown = 0;
+    for range in covered {
+        // Ranges may overlap; what is covered already stays so.
+        let start = range.start.max(shown);
+        let end = range.end.max(start);
+        out.push_str(&line[shown..start]);
+        out.extend(std::iter::repeat_n('*', end - start));
+        shown = end;
+    }
+    out.push_str(&line[shown..]);
+    out
 }
 
 /// The machine form: a list of objects with `code`, `severity`, `message`, `help` and `labels`,

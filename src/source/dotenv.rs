@@ -4,7 +4,7 @@
 
 use indexmap::IndexMap;
 
-use super::interpolate::{self, TemplateError};
+use super::interpolate::{self, MAX_EXPANSION, TemplateError};
 
 /// A variable of an env file, and the bytes of the text that its name takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,7 @@ pub fn parse(
 ) -> Result<Assignments, EnvError> {
     let mut scanner = Scanner { text, rest: text };
     let mut found = Assignments::new();
+    let mut n_expanded = 0;
     while scanner.skip_to_statement() {
         scanner.skip_export();
         let start = text.len() - scanner.rest.len();
@@ -100,12 +101,16 @@ pub fn parse(
                         .or_else(|| found.get(name).map(|a| a.value.clone()))
                         .or_else(|| (scope.below)(name))
                 };
-                interpolate::substitute(&text, &both, unset)
-                    .map_err(|cause| EnvError::Template {
-                        line: scanner.line_of(before),
-                        cause,
-                    })?
-                    .into_owned()
+                let refused = |cause| EnvError::Template {
+                    line: scanner.line_of(before),
+                    cause,
+                };
+                let value = interpolate::substitute(&text, &both, unset).map_err(refused)?;
+                n_expanded += value.len();
+                if n_expanded > scanner.text.len() + MAX_EXPANSION {
+                    return Err(refused(TemplateError::Length));
+                }
+                value.into_owned()
             }
         };
         let assignment = assign(value);

@@ -28,6 +28,13 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether it is a rule that made a value, without any text.
+    pub fn is_implied(&self) -> bool {
+        matches!(self, Step::Rule { at: None, .. })
+    }
+}
+
 /// Where a variable's value was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -75,6 +82,11 @@ impl History {
 
     pub fn steps(&self) -> &[Step] {
         self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a rule made the value, without any text.
+    pub fn is_implied(&self) -> bool {
+        self.steps().iter().any(Step::is_implied)
     }
 
     pub fn is_empty(&self) -> bool {

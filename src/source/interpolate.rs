@@ -15,7 +15,13 @@ pub enum TemplateError {
     /// Defaults within defaults deeper than any person writes.
     #[error("defaults are nested too deeply")]
     Depth,
+    /// Variables within variables: each level may make the text many times as long.
+    #[error("variables expand to more than {} KiB", MAX_EXPANSION >> 10)]
+    Length,
 }
+
+/// Most bytes that the variables of one value may add to it.
+pub const MAX_EXPANSION: usize = 1 << 20;
 
 fn message_suffix(message: &str) -> String {
     if message.is_empty() {
@@ -43,6 +49,8 @@ pub struct Variable {
 }
 
 const MAX_DEPTH: usize = 64;
+/// Longest default in which variables are listed.
+const MAX_NESTED: usize = 64 << 10;
 
 /// Replaces every variable of a text. Names that are unset and have no default become empty and
 /// are handed to `unset`.
@@ -66,9 +74,12 @@ fn expand(
     if depth > MAX_DEPTH {
         return Err(TemplateError::Depth);
     }
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::new();
     let mut pieces = Pieces { rest: text };
     while let Some(piece) = pieces.next()? {
+        if out.len() > text.len() + MAX_EXPANSION {
+            return Err(TemplateError::Length);
+        }
         match piece {
             Piece::Literal(literal) => out.push_str(literal),
             Piece::Plain(name) => match lookup(name) {
@@ -99,7 +110,10 @@ fn expand(
             }
         }
     }
-    Ok(out)
+    match out.len() > text.len() + MAX_EXPANSION {
+        true => Err(TemplateError::Length),
+        false => Ok(out),
+    }
 }
 
 /// Lists the variables of a text, those in defaults too.
@@ -134,7 +148,10 @@ fn collect(text: &str, found: &mut Vec<Variable>, depth: usize) {
             Some(Operator::Required) => variable.required = true,
         }
         found.push(variable);
-        collect(argument, found, depth + 1);
+        // Each level of a long text would keep another copy of most of it.
+        if argument.len() <= MAX_NESTED {
+            collect(argument, found, depth + 1);
+        }
     }
 }
 

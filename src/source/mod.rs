@@ -18,5 +18,5 @@ mod text;
 pub use diagnostic::{Diagnostic, Label, Severity, render, render_json};
 pub use files::Files;
 pub use history::{History, Origin, Step};
-pub use node::{Map, Node, Segment, Tag, TreePath, Value};
+pub use node::{Map, Node, Tag, Trail, TreePath, Value};
 pub use text::{FileId, SourceFile, SourceMap, Span};

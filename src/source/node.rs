@@ -28,7 +28,17 @@ pub enum Tag {
     Override,
 }
 
-pub type Map = IndexMap<String, Node>;
+/// Bytes of text that weigh as much as a value.
+const TEXT_WEIGHT: usize = 128;
+
+/// What a text weighs in a tree; see [`Node::weight`].
+pub fn text_weight(text: &str) -> usize {
+    1 + text.len() / TEXT_WEIGHT
+}
+
+/// Mappings are hashed with every lookup of every phase, and the files may be anybody's: the hash is
+/// a fast one that is seeded anew in each process.
+pub type Map = IndexMap<String, Node, foldhash::fast::RandomState>;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -38,7 +48,14 @@ pub enum Value {
     Float(f64),
     Text(String),
     List(Vec<Node>),
-    Map(Map),
+    /// Apart, so that the many values that are none stay small.
+    Map(Box<Map>),
+}
+
+impl From<Map> for Value {
+    fn from(map: Map) -> Value {
+        Value::Map(Box::new(map))
+    }
 }
 
 impl Value {
@@ -157,6 +174,32 @@ impl Node {
         }
     }
 
+    /// What a copy of it costs: one for every value, and one more for every [`TEXT_WEIGHT`] bytes
+    /// of text.
+    pub fn weight(&self) -> usize {
+        match &self.value {
+            Value::Text(text) => text_weight(text),
+            Value::List(list) => 1 + list.iter().map(Node::weight).sum::<usize>(),
+            Value::Map(map) => {
+                let of = |(key, value): (&String, &Node)| text_weight(key) + value.weight();
+                1 + map.iter().map(of).sum::<usize>()
+            }
+            _ => 1,
+        }
+    }
+
+    /// Makes a scalar the text that Compose makes of it; false for null, lists and mappings.
+    pub fn become_text(&mut self) -> bool {
+        if let Value::Text(_) = self.value {
+            return true;
+        }
+        match self.scalar_text() {
+            Some(text) => self.value = Value::Text(text),
+            None => return false,
+        }
+        true
+    }
+
     /// Equal but for places and tags.
     pub fn same_value(&self, other: &Node) -> bool {
         match (&self.value, &other.value) {
@@ -173,6 +216,58 @@ impl Node {
     }
 }
 
+/// The way from the root to the node that a walk is at, as a list on the walk's own stack. It costs
+/// nothing to keep up; only a message that names the place writes it out.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Trail<'a> {
+    #[default]
+    Root,
+    Key(&'a Trail<'a>, &'a str),
+    Index(&'a Trail<'a>, usize),
+}
+
+impl<'a> Trail<'a> {
+    pub fn key(&'a self, key: &'a str) -> Trail<'a> {
+        Trail::Key(self, key)
+    }
+
+    pub fn index(&'a self, index: usize) -> Trail<'a> {
+        Trail::Index(self, index)
+    }
+
+    pub fn is_root(&self) -> bool {
+        matches!(self, Trail::Root)
+    }
+
+    /// The keys on the way, from the node up to the root.
+    pub fn keys_upwards(&self) -> impl Iterator<Item = &'a str> {
+        let mut at = *self;
+        std::iter::from_fn(move || {
+            loop {
+                match at {
+                    Trail::Root => return None,
+                    Trail::Index(above, _) => at = *above,
+                    Trail::Key(above, key) => {
+                        at = *above;
+                        return Some(key);
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Display for Trail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trail::Root => Ok(()),
+            Trail::Key(Trail::Root, key) => f.write_str(key),
+            Trail::Key(above, key) => write!(f, "{above}.{key}"),
+            Trail::Index(above, index) => write!(f, "{above}[{index}]"),
+        }
+    }
+}
+
 /// One step from a node to its child.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
@@ -180,7 +275,7 @@ pub enum Segment {
     Index(usize),
 }
 
-/// The way from the root to a node. Keys may hold dots, so it is never one string (Y7).
+/// The way from the root to a node, to keep. Keys may hold dots, so it is never one string (Y7).
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TreePath(pub Vec<Segment>);
 

@@ -3,12 +3,18 @@
 //! Aliases are copied, so a node budget bounds what a small text can expand to; depth is bounded
 //! because every later phase recurses over the tree.
 
+use foldhash::fast::RandomState;
+use indexmap::map::Entry;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::{Diagnostic, FileId, Map, Node, SourceMap, Span, Step, Tag, TreePath, Value, scalar};
+use super::{
+    Diagnostic, FileId, Map, Node, SourceMap, Span, Step, Tag, Trail, Value, node::text_weight,
+    scalar,
+};
 
-/// Most nodes that the aliases of one document may copy (Y4).
-pub const MAX_ALIASED: usize = 100_000;
+/// Most nodes that the anchors and aliases of one document may copy (Y4); long texts count as
+/// several.
+pub const MAX_ALIASED: usize = 750_000;
 /// Most nodes of one document, written out or copied. A file that holds more is no project.
 pub const MAX_NODES: usize = 1_000_000;
 /// Deepest nesting of collections.
@@ -28,7 +34,8 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
         anchors: Vec::new(),
         n_nodes: 0,
         n_aliased: 0,
-        path: TreePath::default(),
+        items: Vec::new(),
+        entries: Vec::new(),
     };
     let mut documents = Vec::new();
     loop {
@@ -40,7 +47,7 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
                 builder.anchors.clear();
                 match builder
                     .next()
-                    .and_then(|(event, span)| builder.node(event, span, 0))
+                    .and_then(|(event, span)| builder.node(event, span, 0, &Trail::Root))
                 {
                     Ok(node) => documents.push(node),
                     Err(stop) => {
@@ -100,7 +107,10 @@ struct Builder<'t, 'd> {
     anchors: Vec<Option<(Node, usize)>>,
     n_nodes: usize,
     n_aliased: usize,
-    path: TreePath,
+    /// What was read of the lists and mappings that are still open. A collection is made when its
+    /// length is known: growing them is a good part of the work otherwise.
+    items: Vec<Node>,
+    entries: Vec<(String, Node)>,
 }
 
 impl<'t> Builder<'t, '_> {
@@ -162,7 +172,13 @@ impl<'t> Builder<'t, '_> {
         }
     }
 
-    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
+    fn node(
+        &mut self,
+        event: Event<'t>,
+        span: Span,
+        depth: usize,
+        path: &Trail<'_>,
+    ) -> Result<Node, Stop> {
         if depth > MAX_DEPTH {
             return Err(Stop::Refused(
                 Diagnostic::error(
@@ -172,8 +188,14 @@ impl<'t> Builder<'t, '_> {
                 .at(span),
             ));
         }
-        self.spend(1, span)?;
+        let weight = match &event {
+            Event::Scalar(text, ..) => text_weight(text),
+            // What it copies is what counts.
+            Event::Alias(_) => 0,
+            _ => 1,
+        };
         let before = self.n_nodes;
+        self.spend(weight, span)?;
         let (anchor, node) = match event {
             Event::Alias(id) => match self.anchors.get(id) {
                 Some(Some((_, size))) => {
@@ -193,8 +215,7 @@ impl<'t> Builder<'t, '_> {
                         Diagnostic::error(
                             "alias-cycle",
                             format!(
-                                "cycle detected: the alias at {} stands inside its own anchor",
-                                self.path
+                                "cycle detected: the alias at {path} stands inside its own anchor"
                             ),
                         )
                         .at(span),
@@ -205,7 +226,7 @@ impl<'t> Builder<'t, '_> {
                 let (merge_tag, core) = tags(tag.as_deref());
                 let value = match (core, style) {
                     (Some("str"), _) => Value::Text(text.into_owned()),
-                    (Some(_), _) | (None, ScalarStyle::Plain) => scalar::resolve(&text),
+                    (Some(_), _) | (None, ScalarStyle::Plain) => scalar::resolve(text),
                     (None, _) => Value::Text(text.into_owned()),
                 };
                 let mut node = Node::new(span, value);
@@ -214,7 +235,7 @@ impl<'t> Builder<'t, '_> {
             }
             Event::SequenceStart(anchor, tag) => {
                 self.open_anchor(anchor);
-                let mut items = Vec::new();
+                let first = self.items.len();
                 let mut whole = span;
                 loop {
                     let (event, at) = self.next()?;
@@ -222,18 +243,18 @@ impl<'t> Builder<'t, '_> {
                         whole.end = at.end.max(whole.end);
                         break;
                     }
-                    self.path.push_index(items.len());
-                    let item = self.node(event, at, depth + 1)?;
-                    self.path.pop();
-                    items.push(item);
+                    let index = self.items.len() - first;
+                    let item = self.node(event, at, depth + 1, &path.index(index))?;
+                    self.items.push(item);
                 }
+                let items = self.items.drain(first..).collect();
                 let mut node = Node::new(whole, Value::List(items));
                 node.tag = tags(tag.as_deref()).0;
                 (anchor, node)
             }
             Event::MappingStart(anchor, tag) => {
                 self.open_anchor(anchor);
-                let mut node = self.mapping(span, depth)?;
+                let mut node = self.mapping(span, depth, path)?;
                 node.tag = tags(tag.as_deref()).0;
                 (anchor, node)
             }
@@ -241,13 +262,17 @@ impl<'t> Builder<'t, '_> {
         };
         if anchor > 0 {
             self.open_anchor(anchor);
-            self.anchors[anchor] = Some((node.clone(), self.n_nodes - before + 1));
+            // What is kept for aliases is a copy, too: anchors may stand around each other.
+            let size = self.n_nodes - before;
+            self.n_aliased += size;
+            self.spend(0, span)?;
+            self.anchors[anchor] = Some((node.clone(), size));
         }
         Ok(node)
     }
 
-    fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
-        let mut map = Map::new();
+    fn mapping(&mut self, span: Span, depth: usize, path: &Trail<'_>) -> Result<Node, Stop> {
+        let start = self.entries.len();
         let mut merges: Vec<(Node, Span)> = Vec::new();
         let mut merge_key: Option<Span> = None;
         let mut whole = span;
@@ -259,17 +284,12 @@ impl<'t> Builder<'t, '_> {
             }
             let is_merge =
                 matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
-            let key = self.node(event, at, depth + 1)?;
-            let name = match &key.value {
-                Value::Text(name) => Some(name.clone()),
-                _ => None,
-            };
-            self.path.push_key(name.as_deref().unwrap_or("?"));
+            let key = self.node(event, at, depth + 1, &path.key("?"))?;
             let (event, value_at) = self.next()?;
-            let mut value = self.node(event, value_at, depth + 1)?;
-            self.path.pop();
-            let Some(name) = name else {
-                self.refuse_key(&key, at);
+            let below = path.key(key.as_str().unwrap_or("?"));
+            let mut value = self.node(event, value_at, depth + 1, &below)?;
+            let Value::Text(name) = key.value else {
+                self.refuse_key(&key, at, path);
                 continue;
             };
             if is_merge {
@@ -282,17 +302,30 @@ impl<'t> Builder<'t, '_> {
                 continue;
             }
             value.key = Some(at);
-            if let Some(first) = map.get(&name) {
-                let first: &Node = first;
-                let first = first.entry_span();
-                self.duplicate(&name, at, first, "remove one of the two, or rename it");
-                continue;
+            self.entries.push((name, value));
+        }
+        let n_merged: usize = merges
+            .iter()
+            .filter_map(|(merge, _)| merge.as_map().map(Map::len))
+            .sum();
+        let n_entries = self.entries.len() - start + n_merged;
+        let mut map = Map::with_capacity_and_hasher(n_entries, RandomState::default());
+        let mut repeated = Vec::new();
+        for (name, value) in self.entries.drain(start..) {
+            match map.entry(name) {
+                Entry::Vacant(entry) => _ = entry.insert(value),
+                Entry::Occupied(entry) => {
+                    let first = entry.get().entry_span();
+                    repeated.push((entry.key().clone(), value.entry_span(), first));
+                }
             }
-            map.insert(name, value);
+        }
+        for (name, at, first) in repeated {
+            self.duplicate(&name, at, first, "remove one of the two, or rename it");
         }
         for (merge, at) in merges {
             if let Value::Map(from) = merge.value {
-                for (name, mut value) in from {
+                for (name, mut value) in *from {
                     map.entry(name).or_insert_with(|| {
                         value.history.push(Step::MergeKey { at });
                         value
@@ -300,7 +333,7 @@ impl<'t> Builder<'t, '_> {
                 }
             }
         }
-        Ok(Node::new(whole, Value::Map(map)))
+        Ok(Node::new(whole, map.into()))
     }
 
     fn duplicate(&mut self, name: &str, at: Span, first: Span, help: &str) {
@@ -320,14 +353,13 @@ impl<'t> Builder<'t, '_> {
         );
     }
 
-    fn refuse_key(&mut self, key: &Node, at: Span) {
+    fn refuse_key(&mut self, key: &Node, at: Span, path: &Trail<'_>) {
         let shown = key
             .scalar_text()
             .unwrap_or_else(|| key.value.kind().to_owned());
-        let place = if self.path.0.is_empty() {
-            "at top level".to_owned()
-        } else {
-            format!("in {}", self.path)
+        let place = match path.is_root() {
+            true => "at top level".to_owned(),
+            false => format!("in {path}"),
         };
         let diagnostic =
             Diagnostic::error("non-string-key", format!("non-string key {place}: {shown}")).at(at);

@@ -3,11 +3,13 @@
 //! Compose files were written against those rules, which are neither YAML 1.1 nor 1.2: `yes` is a
 //! string, `0440` is octal 288, `1_000` is a thousand and `08` is the number eight.
 
+use std::borrow::Cow;
+
 use super::Value;
 
 /// Types a plain (unquoted, untagged) scalar.
-pub fn resolve(text: &str) -> Value {
-    match text {
+pub fn resolve(text: Cow<'_, str>) -> Value {
+    match &*text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" => return Value::Bool(true),
         "false" | "False" | "FALSE" => return Value::Bool(false),
@@ -19,9 +21,12 @@ pub fn resolve(text: &str) -> Value {
         _ => {}
     }
     if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
-        return Value::Text(text.to_owned());
+        return Value::Text(text.into_owned());
     }
-    let digits = text.replace('_', "");
+    let digits = match text.contains('_') {
+        true => Cow::Owned(text.replace('_', "")),
+        false => Cow::Borrowed(&*text),
+    };
     if let Some(value) = integer(&digits) {
         return Value::Int(value);
     }
@@ -30,7 +35,7 @@ pub fn resolve(text: &str) -> Value {
         .parse::<u64>()
         .is_ok_and(|n| i64::try_from(n).is_err())
     {
-        return Value::Text(digits);
+        return Value::Text(digits.into_owned());
     }
     if is_float(&digits)
         && let Ok(value) = digits.parse::<f64>()
@@ -38,7 +43,7 @@ pub fn resolve(text: &str) -> Value {
     {
         return Value::Float(value);
     }
-    Value::Text(text.to_owned())
+    Value::Text(text.into_owned())
 }
 
 fn integer(text: &str) -> Option<i64> {
@@ -141,7 +146,7 @@ mod tests {
             ("18446744073709551616", Float(18446744073709551616.0)),
             ("1e400", text("1e400")),
         ] {
-            assert_eq!(resolve(input), expected, "{input:?}");
+            assert_eq!(resolve(input.into()), expected, "{input:?}");
         }
     }
 

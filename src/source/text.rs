@@ -20,15 +20,32 @@ pub struct Span {
 /// One text and the name it was read under.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     text: Arc<str>,
     /// Byte offsets of the first character of each line.
     lines: Vec<u32>,
+    /// Characters before each [`BLOCK`] of bytes; none where every character is one byte. A whole
+    /// project may stand on one line, so columns are not counted from its beginning.
+    characters: Vec<u32>,
 }
+
+const BLOCK: usize = 1024;
 
 impl SourceFile {
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// How many characters begin before a byte offset.
+    fn characters_before(&self, offset: usize) -> usize {
+        let block = offset / BLOCK;
+        match self.characters.get(block) {
+            None => offset,
+            Some(before) => {
+                let rest = &self.text.as_bytes()[block * BLOCK..offset];
+                *before as usize + n_characters(rest)
+            }
+        }
     }
 
     /// Zero-based index of the line that holds a byte offset.
@@ -46,6 +63,11 @@ impl SourceFile {
         let line = self.text[start..end].trim_end_matches(['\n', '\r']);
         (start, start + line.len())
     }
+}
+
+/// Characters that begin in a part of a text.
+fn n_characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 /// Every text of one load, in the order of reading.
@@ -74,15 +96,21 @@ impl SourceMap {
     /// Takes a text in. Offsets are 32 bits wide; [`super::files`] caps files far below that.
     pub fn add(&mut self, path: PathBuf, text: String) -> FileId {
         let mut lines = vec![0];
-        for (at, byte) in text.bytes().enumerate() {
-            if byte == b'\n' {
-                lines.push(at as u32 + 1);
+        lines.extend(text.match_indices('\n').map(|(at, _)| at as u32 + 1));
+        let mut characters = Vec::new();
+        if !text.is_ascii() {
+            let mut before = 0;
+            for block in text.as_bytes().chunks(BLOCK) {
+                characters.push(before);
+                before += n_characters(block) as u32;
             }
+            characters.push(before);
         }
         self.files.push(SourceFile {
-            path,
+            path: path.into(),
             text: text.into(),
             lines,
+            characters,
         });
         FileId(self.files.len() as u32 - 1)
     }
@@ -110,10 +138,7 @@ impl SourceMap {
         let line = file.line_of(span.start);
         let (start, end) = file.line_range(line);
         let upto = (span.start as usize).min(end);
-        let column = file
-            .text
-            .get(start..upto)
-            .map_or(upto - start, |head| head.chars().count());
+        let column = file.characters_before(upto) - file.characters_before(start);
         Place {
             line: line as u32 + 1,
             column: column as u32 + 1,

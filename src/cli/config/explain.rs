@@ -3,7 +3,6 @@
 //! Knows only how to write down what [`compose::explain`](crate::compose::explain) found out.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use super::Format;
 use crate::compose::explain::{Cause, ExplainError, Explanation, explain};
@@ -50,7 +49,7 @@ fn line(loaded: &Loaded, cause: &Cause) -> String {
         if !text.is_empty() {
             text.push(' ');
         }
-        let file = loaded.sources.display_path(Path::new(&location.file));
+        let file = loaded.sources.display_path(&location.file);
         _ = write!(
             text,
             "{}:{}:{}",

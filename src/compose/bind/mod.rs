@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -87,55 +88,45 @@ pub fn project(
 
 /// Places of services, of the parts of services that an engine can fail on, and of resources.
 pub fn locations(root: &Node, sources: &SourceMap) -> BTreeMap<String, Location> {
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     let mut put = |path: String, span: Span| {
         let place = sources.place(span);
-        found.insert(
-            path,
-            Location {
-                file: sources.file(span.file).path.clone(),
-                line: place.line,
-                column: place.column,
-            },
-        );
+        let location = Location {
+            file: Arc::clone(&sources.file(span.file).path),
+            line: place.line,
+            column: place.column,
+        };
+        found.push((path, location));
     };
     for (name, service) in entries(root, "services") {
-        let base = format!("services.{name}");
-        for key in [
-            "image",
-            "build",
-            "command",
-            "entrypoint",
-            "networks",
-            "healthcheck",
-            "container_name",
-            "network_mode",
-            "environment",
-            "user",
-            "working_dir",
-            "provider",
-        ] {
-            if let Some(node) = service.get(key) {
-                put(format!("{base}.{key}"), node.entry_span());
+        let base = ["services.", name].concat();
+        for (key, node) in service.as_map().into_iter().flatten() {
+            match key.as_str() {
+                "image" | "build" | "command" | "entrypoint" | "networks" | "healthcheck"
+                | "container_name" | "network_mode" | "environment" | "user" | "working_dir"
+                | "provider" => put([&base, ".", key].concat(), node.entry_span()),
+                "ports" | "volumes" | "devices" | "secrets" | "configs" | "tmpfs" => {
+                    for (at, item) in node.as_list().into_iter().flatten().enumerate() {
+                        put(format!("{base}.{key}.{at}"), item.span);
+                    }
+                }
+                "depends_on" => {
+                    for (on, node) in node.as_map().into_iter().flatten() {
+                        put([&base, ".depends_on.", on].concat(), node.entry_span());
+                    }
+                }
+                _ => {}
             }
-        }
-        for key in ["ports", "volumes", "devices", "secrets", "configs", "tmpfs"] {
-            let items = service.get(key).and_then(Node::as_list);
-            for (at, item) in items.into_iter().flatten().enumerate() {
-                put(format!("{base}.{key}.{at}"), item.span);
-            }
-        }
-        for (on, node) in entries(service, "depends_on") {
-            put(format!("{base}.depends_on.{on}"), node.entry_span());
         }
         put(base, service.entry_span());
     }
     for section in ["networks", "volumes", "secrets", "configs", "models"] {
         for (name, node) in entries(root, section) {
-            put(format!("{section}.{name}"), node.entry_span());
+            put([section, ".", name].concat(), node.entry_span());
         }
     }
-    found
+    // Sorted as a whole rather than entry by entry.
+    found.into_iter().collect()
 }
 
 struct Binder<'a> {
@@ -178,8 +169,19 @@ impl Binder<'_> {
             .collect()
     }
 
-    /// A whole number that fits the field.
-    fn number<T: TryFrom<i64>>(&mut self, node: &Node, key: &str) -> Option<T> {
+    /// A whole number that fits the field. Zero is the same as none, as in Compose: it is not
+    /// printed either.
+    fn number<T: TryFrom<i64> + Default + PartialEq>(
+        &mut self,
+        node: &Node,
+        key: &str,
+    ) -> Option<T> {
+        self.number_or_zero(node, key)
+            .filter(|value| *value != T::default())
+    }
+
+    /// A whole number where zero says something.
+    fn number_or_zero<T: TryFrom<i64>>(&mut self, node: &Node, key: &str) -> Option<T> {
         let field = node.get(key)?;
         let value = match &field.value {
             Value::Int(value) => *value,
@@ -268,12 +270,14 @@ fn int(node: &Node, key: &str) -> Option<i64> {
     }
 }
 
+/// A number; zero is the same as none.
 fn float(node: &Node, key: &str) -> Option<f64> {
-    match node.get(key)?.value {
-        Value::Int(value) => Some(value as f64),
-        Value::Float(value) => Some(value),
-        _ => None,
-    }
+    let value = match node.get(key)?.value {
+        Value::Int(value) => value as f64,
+        Value::Float(value) => value,
+        _ => return None,
+    };
+    (value != 0.0).then_some(value)
 }
 
 fn texts(node: &Node, key: &str) -> Vec<String> {
@@ -301,8 +305,11 @@ fn duration(node: &Node, key: &str) -> Option<Duration> {
     units::duration(node.get(key)?.as_str()?)
 }
 
+/// Hosts in the order in which they are printed.
 fn hosts(node: &Node, key: &str) -> Vec<(String, String)> {
-    texts(node, key)
+    let mut lines = texts(node, key);
+    lines.sort_unstable();
+    lines
         .iter()
         .filter_map(|line| line.split_once('='))
         .map(|(host, address)| (host.to_owned(), address.to_owned()))

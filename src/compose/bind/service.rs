@@ -9,7 +9,7 @@ use super::*;
 
 /// Reads a service.
 pub fn service(binder: &mut Binder<'_>, name: &str, node: &Node) -> Service {
-    let empty = Map::new();
+    let empty = Map::default();
     let map = node.as_map().unwrap_or(&empty);
     let deploy = node.get("deploy").filter(|n| n.as_map().is_some());
     let words = |key: &str| has(map, key).then(|| texts(node, key));
@@ -74,7 +74,7 @@ pub fn service(binder: &mut Binder<'_>, name: &str, node: &Node) -> Service {
         restart: restart(binder, node, deploy),
         stop_signal: text(node, "stop_signal"),
         stop_grace_period: duration(node, "stop_grace_period"),
-        scale: binder.number(node, "scale"),
+        scale: binder.number_or_zero(node, "scale"),
         profiles: texts(node, "profiles"),
         logging: node
             .get("logging")
@@ -117,12 +117,12 @@ pub fn service(binder: &mut Binder<'_>, name: &str, node: &Node) -> Service {
         use_api_socket: flag(node, "use_api_socket"),
         storage_opt: texts_by_key(node, "storage_opt"),
         isolation: text(node, "isolation"),
-        cpu_count: int(node, "cpu_count"),
+        cpu_count: binder.number(node, "cpu_count"),
         cpu_percent: float(node, "cpu_percent"),
         extensions: extensions(node),
     };
     if service.scale.is_none() {
-        service.scale = deploy.and_then(|d| binder.number(d, "replicas"));
+        service.scale = deploy.and_then(|d| binder.number_or_zero(d, "replicas"));
     }
     if !binder.env_resolved {
         let files = node.get("env_file").and_then(Node::as_list);
@@ -357,14 +357,14 @@ fn healthcheck(binder: &mut Binder<'_>, node: &Node) -> Healthcheck {
         timeout: duration(node, "timeout"),
         start_period: duration(node, "start_period"),
         start_interval: duration(node, "start_interval"),
-        retries: binder.number(node, "retries"),
+        retries: binder.number_or_zero(node, "retries"),
     }
 }
 
 /// `deploy.restart_policy` overrides `restart` (Q1).
 fn restart(binder: &mut Binder<'_>, node: &Node, deploy: Option<&Node>) -> Option<RestartPolicy> {
     if let Some(policy) = deploy.and_then(|d| d.get("restart_policy")) {
-        let attempts = binder.number(policy, "max_attempts");
+        let attempts = binder.number_or_zero(policy, "max_attempts");
         return match policy.get_str("condition") {
             Some("none") => Some(RestartPolicy::No),
             Some("on-failure") => Some(RestartPolicy::OnFailure(attempts)),
@@ -480,14 +480,14 @@ fn deploy(binder: &mut Binder<'_>, node: &Node) -> Deploy {
     Deploy {
         mode: text(node, "mode"),
         endpoint_mode: text(node, "endpoint_mode"),
-        replicas: binder.number(node, "replicas"),
+        replicas: binder.number_or_zero(node, "replicas"),
         labels: texts_by_key(node, "labels"),
         update_config: node.get("update_config").map(|n| update(binder, n)),
         rollback_config: node.get("rollback_config").map(|n| update(binder, n)),
         restart_policy: node.get("restart_policy").map(|n| DeployRestart {
             condition: text(n, "condition"),
             delay: duration(n, "delay"),
-            max_attempts: binder.number(n, "max_attempts"),
+            max_attempts: binder.number_or_zero(n, "max_attempts"),
             window: duration(n, "window"),
         }),
         placement: placement
@@ -518,7 +518,7 @@ fn deploy(binder: &mut Binder<'_>, node: &Node) -> Deploy {
 
 fn update(binder: &mut Binder<'_>, node: &Node) -> UpdateConfig {
     UpdateConfig {
-        parallelism: binder.number(node, "parallelism"),
+        parallelism: binder.number_or_zero(node, "parallelism"),
         delay: duration(node, "delay"),
         failure_action: text(node, "failure_action"),
         monitor: duration(node, "monitor"),
