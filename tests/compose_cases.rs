@@ -410,6 +410,11 @@ fn broken_copies_of_every_case_end_with_a_diagnostic() {
         }
     }
     assert!(n_files > 250, "only {n_files} files were found");
+    // The tests of this file share the process; all of them together stay below this.
+    let status = std::fs::read_to_string("/proc/self/status").expect("it is there");
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kilobytes = peak.and_then(|p| p.trim().split(' ').next()?.parse::<u64>().ok());
+    assert!(kilobytes.is_some_and(|n| n < 1_000_000), "{peak:?}");
 }
 
 /// The seeds of the fuzz targets, with what those found.

@@ -26,6 +26,7 @@ mod merge;
 mod model;
 mod network;
 mod normalize;
+mod order;
 mod paths;
 pub mod print;
 mod profiles;

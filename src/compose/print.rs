@@ -7,7 +7,7 @@
 use serde_json::{Map as Object, Value as Json};
 
 use super::schema::{self, Shape};
-use super::{Project, yaml};
+use super::{Project, order, yaml};
 use crate::source::{Map, Node, Value};
 
 /// How a project is printed.
@@ -72,6 +72,14 @@ impl Printer {
         })
     }
 
+    /// Go's YAML counts the numbers in keys, its JSON does not.
+    fn sort(&self, keys: &mut [&String]) {
+        match self.form {
+            Form::Yaml => keys.sort_by(|a, b| order::keys(a, b)),
+            Form::Json => keys.sort_unstable(),
+        }
+    }
+
     fn any(&self, node: &Node) -> Json {
         match &node.value {
             Value::Null => Json::Null,
@@ -82,7 +90,7 @@ impl Printer {
             Value::List(list) => list.iter().map(|n| self.any(n)).collect(),
             Value::Map(map) => {
                 let mut keys: Vec<&String> = map.keys().collect();
-                keys.sort();
+                self.sort(&mut keys);
                 Json::Object(
                     keys.into_iter()
                         .map(|key| (key.clone(), self.any(&map[key])))
@@ -99,7 +107,7 @@ impl Printer {
             }
             (Value::Map(map), Shape::Dict(item)) => {
                 let mut keys: Vec<&String> = map.keys().collect();
-                keys.sort();
+                self.sort(&mut keys);
                 Json::Object(
                     keys.into_iter()
                         .map(|key| (key.clone(), self.node(&map[key], item)))
@@ -153,7 +161,7 @@ impl Printer {
             out.insert((*key).to_owned(), value);
         }
         let mut extra: Vec<&String> = map.keys().filter(|k| object.shape(k).is_none()).collect();
-        extra.sort();
+        self.sort(&mut extra);
         for key in extra {
             out.insert(key.clone(), self.any(&map[key]));
         }
