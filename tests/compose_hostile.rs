@@ -63,8 +63,11 @@ fn texts(rows: &[(&str, Vec<u8>, i32, &str)]) {
     agree(outcomes.collect());
 }
 
+/// A name, the files of a project, and what `config` ends with and says.
+type ProjectRow<'a> = (&'a str, Vec<(String, String)>, i32, &'a str);
+
 /// Runs `config` in a directory of its own for each list of files.
-fn projects(rows: &[(&str, Vec<(String, String)>, i32, &str)]) {
+fn projects(rows: &[ProjectRow<'_>]) {
     let outcomes = rows.iter().map(|(name, files, status, part)| {
         let directory = tempfile::tempdir().expect("a directory");
         for (path, text) in files {

@@ -41,7 +41,7 @@ fn ours(path: &Path) -> Result<Vec<Entry>, TarError> {
     let mut entries = Vec::new();
     while let Some(entry) = tar.next_entry()? {
         let mut data = Vec::new();
-        (&mut tar).read_to_end(&mut data).map_err(TarError::Read)?;
+        tar.read_to_end(&mut data).map_err(TarError::Read)?;
         entries.push(told(&entry, &data));
     }
     Ok(entries)
