@@ -186,6 +186,10 @@ impl ImageHost for Engine {
         Engine::remote_tags(self, request).await
     }
 
+    async fn remote_digest(&self, request: &ImageRequest) -> Result<String, BackendError> {
+        Engine::remote_digest(self, request).await
+    }
+
     async fn tag_image(&self, name: &str, to: &str) -> Result<(), BackendError> {
         let (engine, name, to) = (self.clone(), name.to_owned(), to.to_owned());
         blocking(move || Ok(engine.images().tag(&name, &reference(&to)?)?)).await

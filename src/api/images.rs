@@ -39,6 +39,12 @@ pub trait ImageHost: Send + Sync {
         request: &ImageRequest,
     ) -> impl Future<Output = Result<Vec<String>, BackendError>> + Send;
 
+    /// The digest that the registry has for a name now.
+    fn remote_digest(
+        &self,
+        request: &ImageRequest,
+    ) -> impl Future<Output = Result<String, BackendError>> + Send;
+
     /// Gives an image a further name.
     fn tag_image(
         &self,

@@ -34,11 +34,14 @@ mod terminal;
 mod up;
 mod version;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::api::wire::registry::ImageTransfer;
 pub use engine::Boot;
 use globals::{Context, Globals};
 use output::{Failure, Output};
@@ -166,10 +169,17 @@ fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(),
             .get(service)
             .map(crate::plan::hash::service_hash)
     };
+    // Services often share an image.
+    let known: RefCell<BTreeMap<String, Result<String, String>>> = RefCell::default();
     let digest = |reference: &str| {
-        Err(format!(
-            "cannot look up the digest of {reference}: no registry is asked yet"
-        ))
+        let looked_up = known.borrow().get(reference).cloned();
+        looked_up.unwrap_or_else(|| {
+            let found = pinned(context, reference);
+            known
+                .borrow_mut()
+                .insert(reference.to_owned(), found.clone());
+            found
+        })
     };
     let lookups = config::Lookups {
         hash: &hash,
@@ -189,6 +199,24 @@ fn print_config(arguments: &config::ConfigArgs, context: &Context) -> Result<(),
         0 => Ok(()),
         code => Err(Failure::exit(code.into())),
     }
+}
+
+/// The reference with the digest that its registry has for it now. What is on this machine only
+/// stays as it is.
+fn pinned(context: &Context, reference: &str) -> Result<String, String> {
+    if credentials::registry_of(reference).is_none() {
+        return Ok(reference.to_owned());
+    }
+    let transfer = ImageTransfer {
+        reference: reference.to_owned(),
+        logins: credentials::for_references(context, std::iter::once(reference)),
+        ..ImageTransfer::default()
+    };
+    command::with_engine(context, async |client| {
+        Ok(client.remote_digest(&transfer).await?)
+    })
+    .map(|digest| format!("{}@{digest}", credentials::full_name(reference)))
+    .map_err(|failure| failure.error)
 }
 
 fn ended(output: Output, result: Result<(), Failure>) -> ExitCode {

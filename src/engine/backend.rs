@@ -228,6 +228,16 @@ impl Engine {
         Ok(tags.iter().map(ToString::to_string).collect())
     }
 
+    /// The digest that a registry has for a reference now.
+    pub async fn remote_digest(&self, request: &ImageRequest) -> Result<String, BackendError> {
+        let name = parse_reference(&request.reference).map_err(EngineError::from)?;
+        let login = login_for(request, &name);
+        let cancelled = CancellationToken::new();
+        let images = &self.shared.images;
+        let digest = images.remote_digest(&name, login.as_ref(), &cancelled);
+        Ok(digest.await.map_err(EngineError::from)?.to_string())
+    }
+
     /// Has a registry check a login.
     pub async fn authenticate_to(&self, registry: &str, login: &Login) -> Result<(), BackendError> {
         let checked = self.shared.images.authenticate(registry, login).await;

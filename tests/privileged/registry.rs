@@ -24,6 +24,7 @@ crate::cases! {
     a_helper_keeps_the_secret ["docker-registry", "openssl", "htpasswd", "skopeo"],
     what_is_pushed_is_what_others_read ["docker-registry", "skopeo"],
     a_project_pushes_what_it_builds ["docker-registry"],
+    config_pins_images_to_what_the_registry_has_now ["docker-registry"],
 }
 
 const ADDRESS: &str = "127.0.0.1:5000";
@@ -516,4 +517,69 @@ services:
     project
         .wharf(&["pull", "--ignore-pull-failures", "base"])
         .ok();
+}
+
+fn config_pins_images_to_what_the_registry_has_now(env: &TestEnv) {
+    let registry = plain(env);
+    put(&registry, "app:1", "one");
+    let project = env.project(
+        "pins",
+        "
+services:
+  web: {image: '127.0.0.1:5000/app:1', command: sleep 1001, stop_grace_period: 0s}
+  twin: {image: '127.0.0.1:5000/app:1', scale: 0}
+  here: {image: IMAGE, scale: 0}
+",
+    );
+    let digest_now = || {
+        let mut curl = Command::new("curl");
+        let url = format!("http://{ADDRESS}/v2/app/manifests/1");
+        let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
+        curl.args(["-sS", "-f", "-I", "-H", accept, &url]);
+        let answer = run(curl).ok().stdout;
+        let line = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("Docker-Content-Digest: "));
+        line.expect("the registry says it").trim().to_owned()
+    };
+    let pinned = format!("{ADDRESS}/app:1@{}", digest_now());
+    let shown = project
+        .wharf(&["config", "--resolve-image-digests"])
+        .ok()
+        .stdout;
+    assert_eq!(
+        shown.matches(&format!("image: {pinned}\n")).count(),
+        2,
+        "{shown}"
+    );
+    assert!(
+        shown.contains(&format!("image: {}\n", env.image())),
+        "{shown}"
+    );
+    assert_eq!(
+        env.wharf(&["image", "ls", "-q"]).ok().stdout,
+        "",
+        "nothing is fetched for it"
+    );
+
+    // What was locked comes up although the tag moves on.
+    let lock = project.directory.join("lock.yaml");
+    let lock = lock.to_str().expect("the test's paths are text");
+    project
+        .wharf(&["config", "--lock-image-digests", "-o", lock])
+        .ok();
+    put(&registry, "app:1", "two");
+    assert_ne!(pinned, format!("{ADDRESS}/app:1@{}", digest_now()));
+    let base = project.directory.join("compose.yaml");
+    let base = base.to_str().expect("the test's paths are text");
+    project
+        .wharf(&["-f", base, "-f", lock, "up", "-d", "web"])
+        .ok();
+    assert_eq!(project.exec("web", &["cat", "/mark"]), "one");
+
+    project.write("services: {web: {image: '127.0.0.1:5000/app:none'}}\n");
+    project
+        .wharf(&["config", "--resolve-image-digests"])
+        .fails_saying(&["app:none", "\"web\""]);
+    project.wharf(&["down"]).ok();
 }

@@ -15,6 +15,7 @@ use crate::api::wire::image::{
     DeleteItem, DiskUsage, HistoryItem, ImageInspect, ImageSummary, ImageVerdict, ImagesPruned,
     ProgressLine,
 };
+use crate::api::wire::registry::{ImageTransfer, RemoteDigest};
 use crate::reconcile::{BackendError, FailureKind};
 
 /// One line of progress is no longer than this, in bytes.
@@ -76,19 +77,35 @@ impl Client {
         force: bool,
     ) -> Result<Vec<DeleteItem>, ClientError> {
         let path = path_of(name, &format!("?force={force}"));
-        self.answer("rm", Method::DELETE, &path).await
+        self.answer("rm", Method::DELETE, &path, Bytes::new()).await
     }
 
     pub async fn prune_images(&self, filters: &str) -> Result<ImagesPruned, ClientError> {
         let query = query(&[("filters", filters)]);
-        self.answer("prune", Method::POST, &format!("/images/prune?{query}"))
-            .await
+        self.answer(
+            "prune",
+            Method::POST,
+            &format!("/images/prune?{query}"),
+            Bytes::new(),
+        )
+        .await
     }
 
     pub async fn check_images(&self, names: &[String]) -> Result<Vec<ImageVerdict>, ClientError> {
         let pairs: Vec<(&str, &str)> = names.iter().map(|name| ("names", &**name)).collect();
         let path = format!("/wharf/v1/images/check?{}", query(&pairs));
-        self.answer("check", Method::POST, &path).await
+        self.answer("check", Method::POST, &path, Bytes::new())
+            .await
+    }
+
+    /// The digest that the registry has for an image's name now.
+    pub async fn remote_digest(&self, transfer: &ImageTransfer) -> Result<String, ClientError> {
+        let call = "digest";
+        let body =
+            serde_json::to_vec(transfer).map_err(|source| ClientError::Encode { call, source })?;
+        let path = "/wharf/v1/images/digest";
+        let answer: RemoteDigest = self.answer(call, Method::POST, path, body.into()).await?;
+        Ok(answer.digest)
     }
 
     pub async fn disk_usage(&self) -> Result<DiskUsage, ClientError> {
@@ -100,8 +117,9 @@ impl Client {
         call: &'static str,
         method: Method,
         path: &str,
+        body: Bytes,
     ) -> Result<T, ClientError> {
-        let (response, sender) = self.send(call, method, path, Bytes::new(), false).await?;
+        let (response, sender) = self.send(call, method, path, body, false).await?;
         let body = collect(call, response.into_body()).await?;
         self.keep(sender);
         serde_json::from_slice(&body).map_err(|source| ClientError::Decode { call, source })

@@ -19,7 +19,9 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::error::ApiError;
 use crate::api::Host;
-use crate::api::wire::registry::{AuthAnswer, AuthConfig, ImageTransfer, progress_line};
+use crate::api::wire::registry::{
+    AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
+};
 use crate::plan::Logins;
 use crate::reconcile::{BackendError, ImageProgress, ImageRequest, Report, Status, Subject};
 
@@ -238,6 +240,21 @@ pub(super) async fn push<H: Host>(
     body: Result<Json<ImageTransfer>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     Ok(reports(shared, body?.0, Direction::Push))
+}
+
+/// `POST /wharf/v1/images/digest`.
+pub(super) async fn digest<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<ImageTransfer>, JsonRejection>,
+) -> Result<Json<RemoteDigest>, ApiError> {
+    let Json(transfer) = body?;
+    let request = ImageRequest {
+        reference: transfer.reference,
+        logins: transfer.logins,
+        ..ImageRequest::default()
+    };
+    let digest = shared.host.remote_digest(&request).await?;
+    Ok(Json(RemoteDigest { digest }))
 }
 
 fn reports<H: Host>(

@@ -77,6 +77,13 @@ pub struct ImageTransfer {
     pub logins: Logins,
 }
 
+/// The answer to `POST /wharf/v1/images/digest`, whose body is as for a pull.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoteDigest {
+    /// Of the index or manifest that the registry has under the tag now.
+    pub digest: String,
+}
+
 /// One line of Docker's stream for a piece of progress.
 pub fn progress_line(progress: &ImageProgress) -> Value {
     let (current, total) = (progress.current_bytes, progress.total_bytes);

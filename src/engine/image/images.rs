@@ -284,6 +284,38 @@ impl Images {
         told.into_iter().map(tagged).collect()
     }
 
+    /// The digest that the registry has for a reference now, whatever is stored here.
+    pub async fn remote_digest(
+        &self,
+        reference: &Reference,
+        login: Option<&Login>,
+        cancelled: &CancellationToken,
+    ) -> Result<Digest, ImageError> {
+        let Reference::Registry {
+            registry,
+            repository,
+            tag,
+            digest: None,
+        } = reference
+        else {
+            return Err(ImageError::NotPulled {
+                image: reference.to_string(),
+            });
+        };
+        let visit = Visit {
+            registry,
+            repository,
+            login,
+            cancelled,
+        };
+        let tag = tag.as_deref().unwrap_or("latest");
+        let told = self.inner.registries.digest(&visit, tag).await;
+        told.map_err(|source| ImageError::Pull {
+            image: reference.to_string(),
+            source: Box::new(source),
+        })
+    }
+
     /// An image by reference, or by id or the unique beginning of one.
     pub fn get(&self, name: &str) -> Result<Image, ImageError> {
         let id = self.inner.resolve(name)?;

@@ -139,6 +139,14 @@ impl Registries {
         self.reachable(visit, &rights).await?.tags().await
     }
 
+    /// What the registry itself has under a tag now: the digest of its index or manifest.
+    pub async fn digest(&self, visit: &Visit<'_>, tag: &str) -> Result<Digest, RegistryError> {
+        let rights = format!("repository:{}:pull", visit.repository);
+        let repository = self.reachable(visit, &rights).await?;
+        // Fetched, so that the digest is that of bytes that were seen.
+        Ok(repository.manifest(tag, false).await?.digest)
+    }
+
     /// Asks a registry whether it knows the user.
     pub async fn authenticate(&self, visit: &Visit<'_>) -> Result<(), RegistryError> {
         self.reachable(visit, "").await?.authenticate().await
