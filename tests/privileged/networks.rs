@@ -681,11 +681,20 @@ fn links_are_nobody_elses_to_configure(env: &TestEnv) {
     let mut take_off = Command::new("ip");
     take_off.args(["link", "set", &port, "nomaster"]);
     run(take_off).ok();
-    wait_for("the port to be back", || {
+    let show = || {
         let mut show = Command::new("ip");
         show.args(["link", "show", &port]);
-        run(show).ok().stdout.contains(" master wh").then_some(())
+        run(show).ok().stdout
+    };
+    wait_for("the port to be back", || {
+        show().contains(" master wh").then_some(())
     });
+    // It says whose it is, as before.
+    let shown = show();
+    let alias = shown
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("alias "));
+    assert_eq!(alias.map(str::len), Some(64), "{shown}");
     wait_for("the page", || curl("http://127.0.0.1:8080/").ok());
     wait_for("a word in the engine's log", || {
         env.engine_log().contains("took 1 links").then_some(())

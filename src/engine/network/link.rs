@@ -303,6 +303,7 @@ fn restore_port(
 pub struct PortPlan {
     names: [String; 4],
     bridge: String,
+    /// Its id.
     container: String,
     port: Port,
 }
@@ -320,7 +321,7 @@ pub fn ports(tag: &str, state: &State) -> Vec<PortPlan> {
             ports.push(PortPlan {
                 names: bridge::port_names(tag, id, &network.config.name),
                 bridge: network.bridge.clone(),
-                container: state.name_of(id),
+                container: id.clone(),
                 port: Port {
                     reflects: has_ports && is_filtered,
                     is_isolated: bridge::is_isolating(network),
