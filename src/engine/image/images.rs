@@ -19,7 +19,7 @@ use super::content::{Content, ContentError, private_directory};
 use super::platform::Platform;
 use super::pull::{Claims, Wish};
 use super::pull_policy::PullPolicy;
-use super::registry::{Registries, Visit};
+use super::registry::{Registries, RegistryError, Visit};
 use super::source::{self, Stamp};
 use super::{Digest, ImageError, Reference};
 use crate::engine::store::{Batch, Store, Table};
@@ -259,27 +259,9 @@ impl Images {
         login: Option<&Login>,
         cancelled: &CancellationToken,
     ) -> Result<Vec<Reference>, ImageError> {
-        let Reference::Registry {
-            registry,
-            repository,
-            ..
-        } = reference
-        else {
-            return Err(ImageError::NotPulled {
-                image: reference.to_string(),
-            });
-        };
-        let visit = Visit {
-            registry,
-            repository,
-            login,
-            cancelled,
-        };
+        let visit = visit(reference, login, cancelled)?;
         let told = self.inner.registries.tags(&visit).await;
-        let told = told.map_err(|source| ImageError::Pull {
-            image: reference.to_string(),
-            source: Box::new(source),
-        })?;
+        let told = told.map_err(not_told(reference))?;
         let tagged = |tag: String| Ok(reference.tagged(&tag)?);
         told.into_iter().map(tagged).collect()
     }
@@ -291,29 +273,17 @@ impl Images {
         login: Option<&Login>,
         cancelled: &CancellationToken,
     ) -> Result<Digest, ImageError> {
-        let Reference::Registry {
-            registry,
-            repository,
-            tag,
-            digest: None,
-        } = reference
-        else {
-            return Err(ImageError::NotPulled {
-                image: reference.to_string(),
-            });
+        let visit = visit(reference, login, cancelled)?;
+        let tag = match reference {
+            Reference::Registry {
+                digest: Some(digest),
+                ..
+            } => return Ok(digest.clone()),
+            Reference::Registry { tag: Some(tag), .. } => tag,
+            _ => "latest",
         };
-        let visit = Visit {
-            registry,
-            repository,
-            login,
-            cancelled,
-        };
-        let tag = tag.as_deref().unwrap_or("latest");
         let told = self.inner.registries.digest(&visit, tag).await;
-        told.map_err(|source| ImageError::Pull {
-            image: reference.to_string(),
-            source: Box::new(source),
-        })
+        told.map_err(not_told(reference))
     }
 
     /// An image by reference, or by id or the unique beginning of one.
@@ -603,4 +573,35 @@ pub(super) fn rootfs_config() -> ImageConfiguration {
         .rootfs(rootfs)
         .build()
         .expect("all required fields are set")
+}
+
+/// Who asks which registry about what; of an image that is in none, an error.
+fn visit<'a>(
+    reference: &'a Reference,
+    login: Option<&'a Login>,
+    cancelled: &'a CancellationToken,
+) -> Result<Visit<'a>, ImageError> {
+    match reference {
+        Reference::Registry {
+            registry,
+            repository,
+            ..
+        } => Ok(Visit {
+            registry,
+            repository,
+            login,
+            cancelled,
+        }),
+        _ => Err(ImageError::NotPulled {
+            image: reference.to_string(),
+        }),
+    }
+}
+
+fn not_told(reference: &Reference) -> impl FnOnce(RegistryError) -> ImageError + use<> {
+    let image = reference.to_string();
+    move |source| ImageError::Pull {
+        image,
+        source: Box::new(source),
+    }
 }
