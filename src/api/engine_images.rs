@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -17,7 +19,10 @@ use super::wire::image::{
     ImageMetadata, ImageSummary, ImageVerdict, ImagesPruned, ProgressDetail, ProgressLine, RootFs,
     VolumeUsage, VolumeUsageData,
 };
-use crate::engine::image::{Description, Digest, Facts, ImageError, Reference, Removed, Usage};
+use super::wire::registry::{self, Artifact};
+use crate::engine::image::{
+    ArtifactBlob, Description, Digest, Facts, ImageError, Reference, Removed, Usage,
+};
 use crate::engine::{Engine, EngineError};
 use crate::reconcile::{BackendError, ImageProgress, ImageRequest};
 
@@ -188,6 +193,24 @@ impl ImageHost for Engine {
 
     async fn remote_digest(&self, request: &ImageRequest) -> Result<String, BackendError> {
         Engine::remote_digest(self, request).await
+    }
+
+    async fn artifact(
+        &self,
+        request: &ImageRequest,
+        kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        let artifact = Engine::artifact(self, request, kinds).await?;
+        let blob = |blob: ArtifactBlob| registry::ArtifactBlob {
+            media_type: blob.media_type,
+            annotations: blob.annotations,
+            content: STANDARD.encode(blob.bytes),
+        };
+        Ok(Artifact {
+            digest: artifact.digest.to_string(),
+            kind: artifact.kind,
+            blobs: artifact.blobs.into_iter().map(blob).collect(),
+        })
     }
 
     async fn tag_image(&self, name: &str, to: &str) -> Result<(), BackendError> {

@@ -15,6 +15,7 @@ use super::wire::image::{
     DeleteItem, DiskUsage, ErrorDetail, HistoryItem, ImageInspect, ImageSummary, ImageVerdict,
     ImagesPruned, ProgressLine,
 };
+use super::wire::registry::Artifact;
 use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 fn not_found(name: &str) -> BackendError {
@@ -77,6 +78,14 @@ impl ImageHost for Memory {
 
     async fn remote_digest(&self, _request: &ImageRequest) -> Result<String, BackendError> {
         Ok(format!("sha256:{:064}", 7))
+    }
+
+    async fn artifact(
+        &self,
+        request: &ImageRequest,
+        _kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        Err(not_found(&request.reference))
     }
 
     async fn tag_image(&self, name: &str, reference: &str) -> Result<(), BackendError> {

@@ -1,11 +1,14 @@
 //! The project that a command is about: its name, and the loaded files where there are any.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use super::globals::{Context, Globals};
 use super::output::{Failure, Kind};
-use super::remote::RemoteFiles;
+use super::remote::{Registries, RemoteFiles};
+use super::{command, credentials};
+use crate::api::wire::registry::{Artifact, ArtifactRequest};
 use crate::compose::{self, LoadOptions, Project, ProjectName};
 use crate::source::files::HostFiles;
 use crate::source::{self, Diagnostic};
@@ -44,13 +47,37 @@ pub fn load(context: &Context, services: &[String]) -> Result<Project, Failure> 
 /// The same for a command that changes things, and may therefore fetch what the files name on
 /// other machines.
 pub fn load_and_fetch(context: &Context, services: &[String]) -> Result<Project, Failure> {
-    load_from(context, services, &RemoteFiles::fetching())
+    let registries = AskEngine(context);
+    let files = RemoteFiles::fetching().with_registries(&registries);
+    load_from(context, services, &files)
+}
+
+/// Registries as the engine reaches them, with the user's logins.
+struct AskEngine<'a>(&'a Context);
+
+impl Registries for AskEngine<'_> {
+    fn artifact(&self, reference: &str, kinds: &[&str]) -> io::Result<Artifact> {
+        let context = self.0;
+        let request = ArtifactRequest {
+            reference: reference.to_owned(),
+            kinds: kinds.iter().map(ToString::to_string).collect(),
+            logins: credentials::for_references(context, std::iter::once(reference)),
+        };
+        let fetched = command::with_engine(context, async |client| {
+            Ok(client.artifact(&request).await?)
+        });
+        // The loader prints one line, at the place that names the reference.
+        fetched.map_err(|failure| {
+            let told = std::iter::once(failure.error).chain(failure.hints);
+            io::Error::other(told.collect::<Vec<_>>().join("; "))
+        })
+    }
 }
 
 fn load_from(
     context: &Context,
     services: &[String],
-    files: &RemoteFiles,
+    files: &RemoteFiles<'_>,
 ) -> Result<Project, Failure> {
     let mut options = options(&context.globals, &context.current_dir);
     options.services = services.to_vec();

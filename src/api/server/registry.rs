@@ -20,7 +20,7 @@ use super::Shared;
 use super::error::ApiError;
 use crate::api::Host;
 use crate::api::wire::registry::{
-    AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
+    Artifact, ArtifactRequest, AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
 };
 use crate::plan::Logins;
 use crate::reconcile::{BackendError, ImageProgress, ImageRequest, Report, Status, Subject};
@@ -255,6 +255,20 @@ pub(super) async fn digest<H: Host>(
     };
     let digest = shared.host.remote_digest(&request).await?;
     Ok(Json(RemoteDigest { digest }))
+}
+
+/// `POST /wharf/v1/artifacts`.
+pub(super) async fn artifact<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<ArtifactRequest>, JsonRejection>,
+) -> Result<Json<Artifact>, ApiError> {
+    let Json(asked) = body?;
+    let request = ImageRequest {
+        reference: asked.reference,
+        logins: asked.logins,
+        ..ImageRequest::default()
+    };
+    Ok(Json(shared.host.artifact(&request, &asked.kinds).await?))
 }
 
 fn reports<H: Host>(
