@@ -66,7 +66,8 @@ pub fn load(options: &LoadOptions, files: &dyn Files) -> Loaded {
     }
 }
 
-/// The project's name alone, for commands that need no file (F12).
+/// The project's name alone, for commands that need no file (F12). A file that is named and not
+/// there is a mistake all the same, unless the name was given with it.
 pub fn project_name(
     options: &LoadOptions,
     files: &dyn Files,
@@ -76,10 +77,16 @@ pub fn project_name(
     if found.files.is_empty() && !find::is_named(options, &found) {
         return Err(vec![no_file()]);
     }
-    match find::name(&mut session, options, &found) {
-        Some(name) => Ok(name),
-        None => {
+    let name = find::name(&mut session, options, &found);
+    if options.project_name.is_none() {
+        session.require(&found.files);
+    }
+    let is_missing = |diagnostic: &Diagnostic| diagnostic.code == "missing-file";
+    match name {
+        Some(name) if !session.diagnostics.iter().any(is_missing) => Ok(name),
+        _ => {
             session.diagnostics.retain(Diagnostic::is_error);
+            diagnostic::sort(&mut session.diagnostics);
             Err(session.diagnostics)
         }
     }
@@ -176,6 +183,9 @@ fn project(
         );
     }
     profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
+    if options.consistency {
+        consistency::container_names(&root, &mut session.diagnostics);
+    }
     if !options.all_resources {
         normalize::drop_unused(&mut root);
     }

@@ -194,16 +194,12 @@ pub fn unique_service(service: &mut Node) {
         return;
     };
     for key in [
-        "cap_add", "cap_drop", "profiles", "links", "expose", "tmpfs",
+        "cap_add", "cap_drop", "dns", "dns_opt", "dns_search", "links", "profiles", "tmpfs",
     ] {
-        unique(service.get_mut(key), rule::UNIQUE_VALUE, |n| {
-            n.scalar_text()
-        });
+        unique(service.get_mut(key), rule::UNIQUE_VALUE, name_of_pair);
     }
-    for key in ["dns", "dns_opt", "dns_search", "label_file", "extra_hosts"] {
-        unique(service.get_mut(key), rule::UNIQUE_VALUE, |n| {
-            n.scalar_text()
-        });
+    for key in ["expose", "extra_hosts", "label_file"] {
+        unique(service.get_mut(key), rule::UNIQUE_VALUE, Node::scalar_text);
     }
     for key in ["volumes", "devices"] {
         unique(service.get_mut(key), rule::UNIQUE_TARGET, |n| {
@@ -234,18 +230,23 @@ pub fn unique_service(service: &mut Node) {
         ))
     });
     if let Some(build) = service.get_mut("build").and_then(Node::as_map_mut) {
-        for key in ["tags", "extra_hosts"] {
-            unique(build.get_mut(key), rule::UNIQUE_VALUE, |n| n.scalar_text());
-        }
+        unique(build.get_mut("tags"), rule::UNIQUE_VALUE, name_of_pair);
+        let hosts = build.get_mut("extra_hosts");
+        unique(hosts, rule::UNIQUE_VALUE, Node::scalar_text);
     }
     let networks = service.get_mut("networks").and_then(Node::as_map_mut);
     for network in networks.into_iter().flat_map(Map::values_mut) {
         for key in ["aliases", "link_local_ips"] {
-            unique(network.get_mut(key), rule::UNIQUE_VALUE, |n| {
-                n.scalar_text()
-            });
+            unique(network.get_mut(key), rule::UNIQUE_VALUE, name_of_pair);
         }
     }
+}
+
+/// What stands before the first `=`: `a=1` and `a=2` are one entry, whatever the list is of.
+fn name_of_pair(node: &Node) -> Option<String> {
+    let mut text = node.scalar_text()?;
+    text.truncate(text.find('=').unwrap_or(text.len()));
+    Some(text)
 }
 
 /// Where a secret or config appears in the container.

@@ -209,6 +209,18 @@ impl<'a> Session<'a> {
         None
     }
 
+    /// Reports those of the files that are not there.
+    pub fn require(&mut self, files: &[PathBuf]) {
+        for file in files.iter().filter(|file| file.as_os_str() != STDIN) {
+            match self.read(file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.unreadable(file, &error, None);
+                }
+                _ => {}
+            }
+        }
+    }
+
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
         self.is_partial = true;
         let code = match error.kind() {
