@@ -89,6 +89,7 @@ impl Admission<'_> {
             Shape::Pairs => {
                 if matches!(node.value, Value::List(_)) {
                     self.list(node, &Shape::Text, path);
+                    self.distinct(node, path);
                 } else {
                     self.node(node, &Shape::Dict(&Shape::Scalar), path);
                 }

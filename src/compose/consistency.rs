@@ -289,7 +289,6 @@ impl One<'_> {
             "build",
             "daily",
             "weekly",
-            "",
         ];
         let age = text.strip_prefix("every_");
         let is_age = age.is_some_and(|age| super::units::parse_duration(age).is_ok_and(|n| n > 0));

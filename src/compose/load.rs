@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use super::find::{self, LoadOptions};
 use super::model::{Model, Session};
-use super::schema;
-use super::{
-    Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
-};
+use super::{Project, ProjectName, bind, check, consistency, environment, normalize, profiles};
 use crate::source::interpolate::Variable;
 use crate::source::{Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Value, diagnostic};
 
@@ -144,9 +141,6 @@ fn project(
         return (None, Vec::new());
     }
     session.report_deferred(&root);
-    if session.traits.has_nulls {
-        admit::refuse_nulls(&root, &schema::ROOT, &mut session.diagnostics);
-    }
     let Some(name) = name else {
         return (None, Vec::new());
     };

@@ -41,6 +41,17 @@ fn rule(path: &Trail<'_>) -> Rule {
     }
 }
 
+/// Of these a null is a value, too: what the image says.
+fn is_command(path: &Trail<'_>) -> bool {
+    let mut keys = path.keys_upwards();
+    let is_one = match keys.next() {
+        Some("command" | "entrypoint") => true,
+        Some("test") => keys.next() == Some("healthcheck"),
+        _ => false,
+    };
+    is_one && keys.nth(1) == Some("services") && keys.next().is_none()
+}
+
 /// Merges a whole document over what was loaded before it.
 pub fn project(left: &mut Node, right: Node, diagnostics: &mut Vec<Diagnostic>) {
     merge(left, right, &Trail::Root, diagnostics);
@@ -62,6 +73,10 @@ fn merge(left: &mut Node, mut right: Node, path: &Trail<'_>, diagnostics: &mut V
         _ => Rule::Replace,
     };
     if right.is_null() {
+        if is_command(path) {
+            succeed(&mut right, left, rule::REPLACE);
+            *left = right;
+        }
         return;
     }
     let at = right.span;
@@ -194,11 +209,18 @@ pub fn unique_service(service: &mut Node) {
         return;
     };
     for key in [
-        "cap_add", "cap_drop", "dns", "dns_opt", "dns_search", "links", "profiles", "tmpfs",
+        "cap_add",
+        "cap_drop",
+        "dns",
+        "dns_opt",
+        "dns_search",
+        "links",
+        "profiles",
+        "tmpfs",
     ] {
         unique(service.get_mut(key), rule::UNIQUE_VALUE, name_of_pair);
     }
-    for key in ["expose", "extra_hosts", "label_file"] {
+    for key in ["expose", "extra_hosts"] {
         unique(service.get_mut(key), rule::UNIQUE_VALUE, Node::scalar_text);
     }
     for key in ["volumes", "devices"] {
