@@ -159,13 +159,18 @@ fn project(
         normalize::normalize(&mut root, name.as_str());
     }
     let all_profiles = profiles::names(&root);
-    let mut disabled = profiles::enable(
-        &mut root,
-        options,
-        &found.environment,
-        &mut session.diagnostics,
-    );
-    if options.consistency {
+    // What a template refers to, and which of its services are there, is not known yet.
+    let mut disabled = match options.interpolate {
+        true => profiles::enable(
+            &mut root,
+            options,
+            &found.environment,
+            &mut session.diagnostics,
+        ),
+        false => profiles::Disabled::default(),
+    };
+    let is_checked = options.consistency && options.interpolate;
+    if is_checked {
         consistency::check(
             &root,
             &disabled,
@@ -177,10 +182,10 @@ fn project(
         );
     }
     profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
-    if options.consistency {
+    if is_checked {
         consistency::container_names(&root, &mut session.diagnostics);
     }
-    if !options.all_resources {
+    if !options.all_resources && (options.interpolate || !options.services.is_empty()) {
         normalize::drop_unused(&mut root);
     }
     check::without_effect(&root, &mut session.diagnostics);

@@ -16,6 +16,8 @@ enum Rule {
     Variables,
     Logging,
     Pools,
+    /// Of a provider: lists are appended, anything else replaces.
+    Flag,
 }
 
 fn rule(path: &Trail<'_>) -> Rule {
@@ -37,6 +39,7 @@ fn rule(path: &Trail<'_>) -> Rule {
         ["environment", _, "services"] | ["args", "build", _, "services"] => Rule::Variables,
         ["logging", _, "services"] => Rule::Logging,
         ["config", "ipam", _, "networks"] => Rule::Pools,
+        [_, "options", "provider", _, "services"] => Rule::Flag,
         _ => Rule::Merge,
     }
 }
@@ -80,6 +83,11 @@ fn merge(left: &mut Node, mut right: Node, path: &Trail<'_>, diagnostics: &mut V
         return;
     }
     let at = right.span;
+    let rule = match (&right.value, rule) {
+        (Value::List(_), Rule::Flag) => Rule::Merge,
+        (_, Rule::Flag) => Rule::Replace,
+        (_, rule) => rule,
+    };
     match (&mut left.value, &mut right.value, rule) {
         (_, _, Rule::Replace) => {
             let key = left.key;

@@ -62,6 +62,7 @@ fn read(sources: &SourceMap, file: FileId, (written, text): (&str, &str)) -> Rea
         file,
         diagnostics: Vec::new(),
         refused_at: None,
+        has_tabs: written.contains('\t'),
         anchors: Vec::new(),
         n_nodes: 0,
         n_aliased: 0,
@@ -142,6 +143,7 @@ struct Builder<'t> {
     file: FileId,
     diagnostics: Vec<Diagnostic>,
     refused_at: Option<u32>,
+    has_tabs: bool,
     /// By anchor number: `None` while the anchored node is still being read.
     anchors: Vec<Option<(Node, usize)>>,
     n_nodes: usize,
@@ -178,6 +180,25 @@ impl<'t> Builder<'t> {
                 self.refuse(at, error.info());
             }
         }
+    }
+
+    /// The parser lets a tab stand before the first key of a document.
+    fn check_indentation(&self, at: Span) -> Result<(), Stop> {
+        if !self.has_tabs {
+            return Ok(());
+        }
+        let (before, rest) = self.written.split_at(at.start as usize);
+        let line = &before[before.rfind('\n').map_or(0, |end| end + 1)..];
+        let is_block = !rest.starts_with(['[', '{']);
+        if is_block && line.contains('\t') && line.trim().is_empty() {
+            let number = self.sources.place(at).line;
+            let message = format!("yaml: line {number}: a tab cannot indent a block");
+            let diagnostic = Diagnostic::error("yaml-syntax", message).at(at);
+            return Err(Stop::Refused(
+                diagnostic.help("indent with spaces; YAML knows no tabs there"),
+            ));
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, at: Span, info: &str) {
@@ -325,6 +346,7 @@ impl<'t> Builder<'t> {
                 (anchor, node)
             }
             Event::SequenceStart(anchor, tag) => {
+                self.check_indentation(span)?;
                 self.open_anchor(anchor);
                 let first = self.items.len();
                 let mut whole = span;
@@ -344,6 +366,7 @@ impl<'t> Builder<'t> {
                 (anchor, node)
             }
             Event::MappingStart(anchor, tag) => {
+                self.check_indentation(span)?;
                 self.open_anchor(anchor);
                 let mut node = self.mapping(span, depth, path)?;
                 node.tag = tags(tag.as_deref()).0;
