@@ -139,23 +139,18 @@ pub fn name(context: &Context) -> Result<ProjectName, Failure> {
         return ProjectName::new(name.as_str())
             .map_err(|error| Failure::new(Kind::Usage, error.to_string()));
     }
-    // A file that is named and not there is a mistake, even where only its directory's name counts.
-    let files = context.globals.files.iter();
-    let mut files = files.filter(|file| file.as_os_str() != "-");
-    if let Some(missing) = files.find(|file| !context.current_dir.join(file).exists()) {
-        let path = context.current_dir.join(missing);
-        return Err(Failure::new(
-            Kind::NoFile,
-            format!("open {}: no such file or directory", path.display()),
-        ));
-    }
     let options = options(&context.globals, &context.current_dir);
     compose::project_name(&options, &HostFiles).map_err(|diagnostics| {
         if has_no_file(&diagnostics) {
             return Failure::new(Kind::NoFile, "no configuration file provided: not found")
                 .hint("name the project with -p, or change to its directory");
         }
-        let mut failure = Failure::new(Kind::File, "the project's name cannot be told");
+        let is_missing = |diagnostic: &Diagnostic| diagnostic.code == "missing-file";
+        let kind = match diagnostics.iter().any(is_missing) {
+            true => Kind::NoFile,
+            false => Kind::File,
+        };
+        let mut failure = Failure::new(kind, "the project's name cannot be told");
         if let Some(first) = diagnostics.first() {
             failure.error.clone_from(&first.message);
             failure.hints.extend(first.help.clone());

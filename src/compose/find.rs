@@ -123,9 +123,16 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
             .collect(),
         (true, None) => Vec::new(),
     };
-    let start = match &options.project_directory {
-        Some(directory) => absolute(directory),
-        None => options.current_dir.clone(),
+    let given = options.files.iter().find(|file| {
+        let is_local = |text: &str| text != STDIN && !is_remote(text);
+        file.to_str().is_none_or(is_local)
+    });
+    let start = match (&options.project_directory, given) {
+        (Some(directory), _) => absolute(directory),
+        (None, Some(file)) => absolute(file)
+            .parent()
+            .map_or_else(|| options.current_dir.clone(), Path::to_owned),
+        (None, None) => options.current_dir.clone(),
     };
     let no_implicit = environment
         .get("COMPOSE_DISABLE_ENV_FILE")
