@@ -17,6 +17,7 @@ use super::wire::image::{
     ImageMetadata, ImageSummary, ImageVerdict, ImagesPruned, ProgressDetail, ProgressLine, RootFs,
     VolumeUsage, VolumeUsageData,
 };
+use super::wire::registry::{DistributionDescriptor, DistributionInspect, DistributionPlatform};
 use crate::engine::image::{Description, Digest, Facts, ImageError, Reference, Removed, Usage};
 use crate::engine::{Engine, EngineError};
 use crate::reconcile::{BackendError, ImageProgress, ImageRequest};
@@ -188,6 +189,30 @@ impl ImageHost for Engine {
 
     async fn remote_digest(&self, request: &ImageRequest) -> Result<String, BackendError> {
         Engine::remote_digest(self, request).await
+    }
+
+    async fn describe_remote(
+        &self,
+        request: &ImageRequest,
+    ) -> Result<DistributionInspect, BackendError> {
+        let described = Engine::describe_remote(self, request).await?;
+        let platforms = described.platforms.iter();
+        Ok(DistributionInspect {
+            descriptor: DistributionDescriptor {
+                media_type: described.media_type,
+                digest: described.digest.to_string(),
+                size: described.n_bytes,
+            },
+            platforms: platforms
+                .map(|platform| DistributionPlatform {
+                    architecture: platform.architecture().to_string(),
+                    os: platform.os().to_string(),
+                    os_version: platform.os_version().clone(),
+                    os_features: platform.os_features().clone().unwrap_or_default(),
+                    variant: platform.variant().clone(),
+                })
+                .collect(),
+        })
     }
 
     async fn tag_image(&self, name: &str, to: &str) -> Result<(), BackendError> {

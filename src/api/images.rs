@@ -8,10 +8,12 @@ use futures_util::stream::BoxStream;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::path_pattern::PathPattern;
 use super::wire::image::{
     DeleteItem, DiskUsage, HistoryItem, ImageInspect, ImageSummary, ImageVerdict, ImagesPruned,
     ProgressLine,
 };
+use super::wire::registry::DistributionInspect;
 use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 /// Images of an engine. Names are references, ids, or unambiguous beginnings of ids.
@@ -44,6 +46,12 @@ pub trait ImageHost: Send + Sync {
         &self,
         request: &ImageRequest,
     ) -> impl Future<Output = Result<String, BackendError>> + Send;
+
+    /// What the registry has for a name now: its descriptor and platforms.
+    fn describe_remote(
+        &self,
+        request: &ImageRequest,
+    ) -> impl Future<Output = Result<DistributionInspect, BackendError>> + Send;
 
     /// Gives an image a further name.
     fn tag_image(
@@ -176,6 +184,14 @@ impl ImageFilters {
                     values.join(",")
                 )));
             }
+            let is_bad = |pattern: &&String| PathPattern::parse(pattern).is_none();
+            if key == "reference"
+                && let Some(bad) = values.iter().find(is_bad)
+            {
+                return Err(invalid(format!(
+                    "invalid filter 'reference={bad}': syntax error in pattern"
+                )));
+            }
             if key == "until" && values.iter().any(|value| seconds(value, 0).is_none()) {
                 return Err(invalid(format!(
                     "invalid filter 'until={}'",
@@ -217,7 +233,9 @@ impl ImageFilters {
             && (references.is_empty()
                 || references.iter().any(|pattern| {
                     let mut names = image.tags.iter().chain(image.digests);
-                    names.any(|name| matches_reference(pattern, name))
+                    // One that cannot be read was refused when the filters were.
+                    PathPattern::parse(pattern)
+                        .is_some_and(|pattern| names.any(|name| matches_reference(&pattern, name)))
                 }))
     }
 }
@@ -258,7 +276,7 @@ fn seconds(text: &str, now: i64) -> Option<i64> {
 
 /// Docker's `reference` filter: a pattern of Go's `path.Match` over the name as it is shown, with
 /// its tag or without.
-fn matches_reference(pattern: &str, name: &str) -> bool {
+fn matches_reference(pattern: &PathPattern, name: &str) -> bool {
     let bare = match name.split_once('@') {
         Some((bare, _)) => bare,
         None => match name.rsplit_once(':') {
@@ -266,54 +284,7 @@ fn matches_reference(pattern: &str, name: &str) -> bool {
             _ => name,
         },
     };
-    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
-}
-
-/// Go's `path.Match`: `*` and `?` do not match a slash.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.first(), text.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            glob(&pattern[1..], text)
-                || text
-                    .first()
-                    .is_some_and(|byte| *byte != b'/' && glob(pattern, &text[1..]))
-        }
-        (Some(b'?'), Some(byte)) => *byte != b'/' && glob(&pattern[1..], &text[1..]),
-        (Some(b'['), Some(byte)) => match class(&pattern[1..], *byte) {
-            Some((is_in, rest)) => is_in && *byte != b'/' && glob(rest, &text[1..]),
-            None => false,
-        },
-        (Some(b'\\'), Some(byte)) => {
-            pattern.get(1) == Some(byte) && glob(&pattern[2..], &text[1..])
-        }
-        (Some(expected), Some(byte)) => expected == byte && glob(&pattern[1..], &text[1..]),
-        _ => false,
-    }
-}
-
-/// Whether a byte is in the class that begins here, and the pattern behind the class.
-fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
-    let (is_negated, mut rest) = match pattern.first()? {
-        b'^' => (true, &pattern[1..]),
-        _ => (false, pattern),
-    };
-    let mut is_in = false;
-    let mut n_ranges = 0;
-    loop {
-        if rest.first()? == &b']' && n_ranges > 0 {
-            return Some((is_in != is_negated, &rest[1..]));
-        }
-        let low = *rest.first()?;
-        rest = &rest[1..];
-        let mut high = low;
-        if rest.first() == Some(&b'-') {
-            high = *rest.get(1)?;
-            rest = &rest[2..];
-        }
-        is_in |= (low..=high).contains(&byte);
-        n_ranges += 1;
-    }
+    pattern.matches(name) || pattern.matches(bare)
 }
 
 #[cfg(test)]
@@ -335,7 +306,7 @@ mod tests {
             ("busybox", "busybox2:1", false),
         ] {
             assert_eq!(
-                matches_reference(pattern, name),
+                matches_reference(&PathPattern::parse(pattern).unwrap(), name),
                 expected,
                 "{pattern} {name}"
             );
@@ -355,6 +326,7 @@ mod tests {
             (r#"{"before":["x"]}"#, FiltersOf::Prune),
             (r#"{"dangling":["perhaps"]}"#, FiltersOf::List),
             (r#"{"until":["yesterday"]}"#, FiltersOf::Prune),
+            (r#"{"reference":["ok","busy[box"]}"#, FiltersOf::List),
             ("[]", FiltersOf::List),
         ] {
             assert!(ImageFilters::parse(json, of).is_err(), "{json}");

@@ -121,7 +121,37 @@ fn a_proxy_leads_to_a_registry_and_not_past_its_exceptions(env: &TestEnv) {
         assert_eq!(proxy.asked().len(), asked.len(), "{exceptions}");
     }
 
+    // The file goes before the environment, and is read anew for every pull.
+    let mut settled = insecure;
+    for (proxies, variables, n_more) in [
+        (json!({"http-proxy": named}), vec![], asked.len()),
+        (
+            json!({"http-proxy": named.replace("http", "socks5")}),
+            vec![("HTTP_PROXY", "http://10.9.9.7:1")],
+            1,
+        ),
+        (
+            json!({"no-proxy": "10.9.9.0/24"}),
+            vec![("HTTP_PROXY", named.as_str())],
+            0,
+        ),
+    ] {
+        remove(env, &image);
+        let before = proxy.asked().len();
+        settled["proxies"] = proxies.clone();
+        settings(env, "daemon.json", &settled.to_string());
+        wharf(env, &variables, &["image", "pull", "-q", &image]).ok();
+        let more = proxy.asked().split_off(before);
+        let is_more = match n_more {
+            1 => !more.is_empty() && more.iter().all(|line| *line == format!("SOCKS {host}")),
+            n => more.len() == n,
+        };
+        assert!(is_more, "{proxies}: {more:?}");
+    }
+
     // A proxy that is not there is said to be what is missing.
+    settled["proxies"] = json!({});
+    settings(env, "daemon.json", &settled.to_string());
     remove(env, &image);
     drop(proxy);
     wharf(

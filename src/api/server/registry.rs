@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -23,7 +23,9 @@ use crate::api::wire::registry::{
     AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
 };
 use crate::plan::Logins;
-use crate::reconcile::{BackendError, ImageProgress, ImageRequest, Report, Status, Subject};
+use crate::reconcile::{
+    BackendError, FailureKind, ImageProgress, ImageRequest, Report, Status, Subject,
+};
 
 /// Lines that wait for a slow client.
 const BACKLOG: usize = 64;
@@ -255,6 +257,24 @@ pub(super) async fn digest<H: Host>(
     };
     let digest = shared.host.remote_digest(&request).await?;
     Ok(Json(RemoteDigest { digest }))
+}
+
+/// `GET /distribution/{name}/json`. The router hands over everything behind `/distribution/`,
+/// since a name may hold slashes.
+pub(super) async fn distribution<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Some(name) = path.strip_suffix("/json") else {
+        return Err(ApiError::new(FailureKind::NotFound, "page not found"));
+    };
+    let request = ImageRequest {
+        reference: name.to_owned(),
+        logins: logins(&headers, name),
+        ..ImageRequest::default()
+    };
+    Ok(Json(shared.host.describe_remote(&request).await?).into_response())
 }
 
 fn reports<H: Host>(

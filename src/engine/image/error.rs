@@ -143,6 +143,17 @@ impl ImageError {
         false
     }
 
+    /// Whether a registry wants to know who asks, or knows and refuses.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            ImageError::Registry(error) => matches!(error, RegistryError::Denied { .. }),
+            ImageError::Pull { source, .. } | ImageError::Push { source, .. } => {
+                matches!(**source, RegistryError::Denied { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         if self.is_disk_full() {

@@ -16,6 +16,7 @@ mod endpoint;
 mod error;
 mod hosts;
 mod layer_blob;
+mod proxies;
 mod repository;
 mod resolve;
 mod retry;
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use error::{RegistryError, TransportError};
 pub use layer_blob::LayerBlob;
 pub use repository::{DOCKER_MANIFEST, OCI_MANIFEST, Repository};
-pub use resolve::Resolved;
+pub use resolve::{Described, Resolved};
 
 use super::platform::Platform;
 use super::{Digest, ImageError};
@@ -76,6 +77,32 @@ impl Registries {
         known: Option<&Digest>,
         wanted: Option<&Platform>,
     ) -> Result<Looked, ImageError> {
+        self.at_first(visit, tag_or_digest, |repository| async move {
+            look_up_at(&repository, tag_or_digest, known, wanted).await
+        })
+        .await
+    }
+
+    /// What is under a tag or digest, without any of it being fetched but documents.
+    pub async fn describe(
+        &self,
+        visit: &Visit<'_>,
+        tag_or_digest: &str,
+    ) -> Result<Described, ImageError> {
+        self.at_first(visit, tag_or_digest, |repository| async move {
+            let top = repository.manifest(tag_or_digest, false).await?;
+            resolve::describe(&repository, top).await
+        })
+        .await
+    }
+
+    /// Asks mirrors and then the registry itself; the first that can tell is believed.
+    async fn at_first<T, F: Future<Output = Result<T, ImageError>>>(
+        &self,
+        visit: &Visit<'_>,
+        tag_or_digest: &str,
+        ask: impl Fn(Arc<Repository>) -> F,
+    ) -> Result<T, ImageError> {
         let settings = Arc::new(Settings::read()?);
         let endpoints = endpoint::for_pull(visit.registry, &settings)?;
         let mut failure = None;
@@ -87,9 +114,8 @@ impl Registries {
             let is_plain = endpoint.api.scheme() == "http";
             let rights = format!("repository:{}:pull", visit.repository);
             let repository = Arc::new(self.repository(visit, endpoint, &settings, rights));
-            let looked = look_up_at(&repository, tag_or_digest, known, wanted).await;
-            let error = match looked {
-                Ok(looked) => return Ok(looked),
+            let error = match ask(Arc::clone(&repository)).await {
+                Ok(told) => return Ok(told),
                 Err(error) => error,
             };
             let is_silent = matches!(

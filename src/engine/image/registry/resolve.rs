@@ -28,6 +28,15 @@ pub struct Resolved {
     pub layers: Vec<Descriptor>,
 }
 
+/// What a registry has under a name, whatever it is.
+pub struct Described {
+    pub media_type: String,
+    pub digest: Digest,
+    pub n_bytes: u64,
+    /// Of an index those of its entries, as they stand there.
+    pub platforms: Vec<oci_spec::image::Platform>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -87,6 +96,30 @@ pub async fn resolve(
         });
     }
     Err(SourceError::Nesting.into())
+}
+
+/// Tells of a document what it is and for which platforms; an artifact is for none.
+pub async fn describe(repository: &Repository, top: Manifest) -> Result<Described, ImageError> {
+    let document = parse(repository, &top)?;
+    let platforms = match (document.manifests, document.config) {
+        (Some(manifests), _) => manifests
+            .iter()
+            .filter_map(|descriptor| descriptor.platform().clone())
+            .collect(),
+        (None, Some(config)) => {
+            let id = Digest::parse(config.digest().as_ref()).map_err(SourceError::from)?;
+            let config = repository.document(&id, config.size()).await?;
+            // The config of an artifact is anything.
+            Vec::from_iter(serde_json::from_slice(&config).ok())
+        }
+        (None, None) => Vec::new(),
+    };
+    Ok(Described {
+        media_type: top.media_type,
+        digest: top.digest,
+        n_bytes: top.bytes.len() as u64,
+        platforms,
+    })
 }
 
 fn not_an_image(repository: &Repository, manifest: &Manifest, why: &str) -> RegistryError {

@@ -517,6 +517,13 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
     let mut tar = Tar::default();
     tar.file("f", &[b'x'; 5000]).file("empty", b"");
     tar.link(b'2', "s", "f").dir("d", 0o750).file(".wh.w", b"");
+    tar.file("linked", b"").add(Spec {
+        kind: b'1',
+        path: b"link",
+        link: b"linked",
+        mode: 0o600,
+        ..Spec::default()
+    });
     let tar = tar.finish();
     let recipe = base.path().join("recipe");
     let target = Target {
@@ -535,7 +542,7 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
     assert_eq!(difference(), None);
     // What the archive's digest does not prove.
     type Harm = fn(&Path);
-    let harms: [(&str, Harm, Harm); 5] = [
+    let harms: [(&str, Harm, Harm); 6] = [
         (
             "empty",
             |dir| std::fs::remove_file(dir.join("empty")).unwrap(),
@@ -571,6 +578,17 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
             "f",
             |dir| std::os::unix::fs::chown(dir.join("f"), Some(9), None).unwrap(),
             |dir| std::os::unix::fs::chown(dir.join("f"), Some(0), None).unwrap(),
+        ),
+        (
+            "link",
+            |dir| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+                std::fs::set_permissions(dir.join("linked"), mode).unwrap();
+            },
+            |dir| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+                std::fs::set_permissions(dir.join("linked"), mode).unwrap();
+            },
         ),
         (
             "w",
