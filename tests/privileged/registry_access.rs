@@ -633,6 +633,77 @@ fn dockers_api_pulls_and_pushes(env: &TestEnv) {
         "{values:#?}"
     );
     assert_eq!(mark_of(env, &format!("{target}:2")), "api");
+
+    // What is there, without any of it being fetched.
+    let inspect = |name: &str, auth: &str| -> (String, Value) {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-w", "\n%{http_code}", "--unix-socket"])
+            .arg(env.run_root().join("wharf.sock"))
+            .args(["-H", &format!("X-Registry-Auth: {auth}")])
+            .arg(format!("http://wharf/v1.43/distribution/{name}/json"));
+        let text = run(curl).ok().stdout;
+        let (body, status) = text.rsplit_once('\n').expect("curl writes the status last");
+        let value = serde_json::from_str(body).expect("the answer is JSON");
+        (status.to_owned(), value)
+    };
+    let (status, told) = inspect(&format!("{target}:2"), &auth("pa:ss"));
+    assert_eq!(status, "200", "{told}");
+    let digest_of = |name: &str| {
+        let format = "{{range .RepoDigests}}{{.}} {{end}}";
+        let listed = env.wharf(&["image", "inspect", "-f", format, name]).ok();
+        let mut digests = listed.stdout.split_whitespace();
+        let digest = digests.find_map(|name| name.split_once('@'));
+        digest.expect("it was pulled").1.to_owned()
+    };
+    let digest = digest_of(&format!("{target}:2"));
+    assert_eq!(told["Descriptor"]["digest"], digest);
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    assert_eq!(told["Descriptor"]["mediaType"], manifest);
+    assert!(
+        told["Descriptor"]["size"].as_u64().is_some_and(|n| n > 100),
+        "{told}"
+    );
+    assert_eq!(
+        told["Platforms"],
+        json!([{"architecture": "amd64", "os": "linux"}])
+    );
+    let (status, by_digest) = inspect(&format!("{target}@{digest}"), &auth("pa:ss"));
+    assert_eq!((status.as_str(), by_digest), ("200", told));
+    for (name, auth, expected) in [
+        (format!("{target}:2"), String::new(), "401"),
+        (format!("{target}:2"), auth("wrong"), "401"),
+        (format!("{target}:9"), auth("pa:ss"), "404"),
+        ("127.0.0.1:5000/nowhere:1".to_owned(), String::new(), "404"),
+        ("127.0.0.1:5000/UPPER".to_owned(), String::new(), "400"),
+        ("127.0.0.1:1/app".to_owned(), String::new(), "500"),
+    ] {
+        let (status, told) = inspect(&name, &auth);
+        assert_eq!(status, expected, "{name}: {told}");
+    }
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            {"mediaType": manifest, "digest": digest, "size": 1,
+             "platform": {"architecture": "arm", "os": "linux", "variant": "v7"}},
+            {"mediaType": manifest, "digest": digest, "size": 1,
+             "platform": {"architecture": "amd64", "os": "windows", "os.version": "10.0.1"}},
+        ],
+    });
+    there.put_manifest(
+        "many:latest",
+        "application/vnd.oci.image.index.v1+json",
+        index.to_string().as_bytes(),
+    );
+    let (_, told) = inspect("127.0.0.1:5000/many", "");
+    assert_eq!(
+        told["Platforms"],
+        json!([
+            {"architecture": "arm", "os": "linux", "variant": "v7"},
+            {"architecture": "amd64", "os": "windows", "os.version": "10.0.1"},
+        ]),
+        "{told}"
+    );
     let log = fs::read_to_string(env.run_root().join("engine.log")).unwrap_or_default();
     assert!(!log.contains("pa:ss"), "{log}");
 }

@@ -1,12 +1,15 @@
 //! Registries that are busy, broken, or up to no good.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::chaos::{Act, Asked, Chaos};
+use crate::harness::env::run;
 use crate::harness::image::{Compression, Layer, Pushed, digest, pushed, pushed_for};
 use crate::harness::{Project, TestEnv, kernel, wait_for};
 
@@ -27,6 +30,7 @@ crate::cases! {
     what_is_no_image_is_refused_before_anything_is_fetched,
     a_mirror_is_asked_first_and_may_fail,
     two_pulls_of_one_layer_fetch_it_once,
+    a_bomb_is_refused_before_it_fills_the_disk,
 }
 
 const ADDRESS: &str = "127.0.0.1:5000";
@@ -571,4 +575,49 @@ fn two_pulls_of_one_layer_fetch_it_once(env: &TestEnv) {
         .filter(|line| line.ends_with(&blob))
         .count();
     assert_eq!(n_fetched, 1, "{:#?}", chaos.lines());
+}
+
+/// S41 at its full size: ten GiB in ten MiB of gzip, and in one of zstd. Time, disk and memory are
+/// bounded by what one image has of bytes whatever the ratio.
+fn a_bomb_is_refused_before_it_fills_the_disk(env: &TestEnv) {
+    let chaos = Chaos::start(ADDRESS);
+    let root = env.data_root();
+    for (name, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
+        let layers = vec![
+            Layer::busybox(Compression::Gzip),
+            Layer::new(compression).bomb("zeros", 10 << 30),
+        ];
+        chaos.put(&format!("{name}:1"), &pushed(layers, &json!({})));
+        let image = format!("{ADDRESS}/{name}:1");
+        let mut pull = env.command();
+        pull.args(["image", "pull", &image]);
+        let done = AtomicBool::new(false);
+        let (run, most) = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let (mut disk, mut memory) = (0_u64, 0_u64);
+                while !done.load(Ordering::SeqCst) {
+                    let files = kernel::files_under(&root);
+                    let sizes = files.iter().filter_map(|file| file.metadata().ok());
+                    disk = disk.max(sizes.map(|file| file.blocks() * 512).sum());
+                    let peak = env.engine_pid();
+                    let peak = peak.and_then(|pid| kernel::status_field(pid, "VmHWM"));
+                    let peak = peak.and_then(|kib| kib.split(' ').next()?.parse::<u64>().ok());
+                    memory = memory.max(peak.unwrap_or(0) << 10);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                (disk, memory)
+            });
+            let run = run(pull);
+            done.store(true, Ordering::SeqCst);
+            (run, watching.join().expect("it only looks"))
+        });
+        run.fails_saying(&["exceeds the limit", "hint: no honest layer"]);
+        // The download and one GiB and what the ratio allows for the rest.
+        assert!(most.0 < 3 << 30, "{name}: {most:?}");
+        assert!(most.1 < 256 << 20, "{name}: {most:?}");
+        assert_no_leftover(env);
+        let mut list = env.wharf(&["image", "ls", "-q"]).ok().stdout;
+        list.retain(|c| !c.is_whitespace());
+        assert_eq!(list, "");
+    }
 }

@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 
 use super::Digest;
 use super::content::{Content, MAX_DOCUMENT_BYTES};
-use super::layer::{Limits, inflate_bounded, read_error};
+use super::layer::{Allowance, Limits, inflate_bounded, read_error};
 use super::source::{MAX_MEMBERS, SourceError};
 use super::tar_stream::{EntryKind, Seekable, TarStream};
 use crate::sys::beneath;
@@ -245,7 +245,8 @@ fn decompressed(path: &Path, file: File, content: &Content) -> Result<File, Sour
         source,
     };
     // Bounded like a layer: the disk is the engine's, the archive anybody's.
-    let mut inflated = inflate_bounded(file, Limits::DEFAULT).map_err(decompress)?;
+    let allowance = Allowance::new(Limits::DEFAULT);
+    let mut inflated = inflate_bounded(file, &allowance).map_err(decompress)?;
     let copied = io::copy(&mut inflated, &mut scratch).and_then(|_| scratch.rewind());
     copied.map_err(|error| decompress(read_error(error)))?;
     Ok(scratch)

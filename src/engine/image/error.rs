@@ -143,6 +143,16 @@ impl ImageError {
         false
     }
 
+    /// Whether a layer asks for more than any honest one does.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            ImageError::Layer { source, .. } | ImageError::Import { source } => {
+                matches!(source, LayerError::Limit { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a registry wants to know who asks, or knows and refuses.
     pub fn is_denied(&self) -> bool {
         match self {
@@ -159,6 +169,11 @@ impl ImageError {
         if self.is_disk_full() {
             let hint = "the disk is full: free space under the data root, then try again (`wharf system df` \
                         shows what takes how much, `wharf image prune` removes what nobody uses)";
+            return Some(hint.to_owned());
+        }
+        if self.is_limit() {
+            let hint = "no honest layer comes near this limit: nothing of it was kept; if the image is \
+                        yours, leave out or split up what is so large or repeats itself so often";
             return Some(hint.to_owned());
         }
         match self {

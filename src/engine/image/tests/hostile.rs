@@ -454,13 +454,55 @@ fn limits_hold() {
             blob_bytes: None,
             diff_id: Digest::of(&tar),
         };
-        let result = layer::unpack(&blob[..], &expected, target(dir.path()), limits, &|_| ());
+        let result = layer::unpack(
+            &blob[..],
+            &expected,
+            target(dir.path()),
+            &Allowance::new(limits),
+            &|_| (),
+        );
         assert!(
             matches!(result.as_ref().err(), Some(LayerError::Limit { .. })),
             "{:?}",
             result.err()
         );
     }
+}
+
+#[test]
+fn the_layers_of_an_image_share_what_is_free() {
+    if !is_root() {
+        return;
+    }
+    let allowance = Allowance::new(Limits {
+        free_bytes: 1 << 20,
+        max_ratio: 50,
+        ..Limits::DEFAULT
+    });
+    let mut tar = Tar::default();
+    tar.file("f", &vec![0; 400 << 10]);
+    let tar = tar.finish();
+    let unpack = |blob: &[u8], diff_id: &Digest| {
+        let dir = tempfile::tempdir().unwrap();
+        let expected = Expected {
+            blob: None,
+            blob_bytes: None,
+            diff_id: diff_id.clone(),
+        };
+        layer::unpack(blob, &expected, target(dir.path()), &allowance, &|_| ()).map(drop)
+    };
+    let (blob, right, wrong) = (zstd_compressed(&tar), Digest::of(&tar), Digest::of(b""));
+    unpack(&blob, &right).unwrap();
+    // What an attempt took that failed is there for the next one.
+    for _ in 0..5 {
+        let error = unpack(&blob, &wrong).unwrap_err();
+        assert!(matches!(error, LayerError::Mismatch { .. }), "{error:?}");
+    }
+    unpack(&blob, &right).unwrap();
+    let error = unpack(&blob, &right).unwrap_err();
+    assert!(matches!(error, LayerError::Limit { .. }), "{error:?}");
+    // What is not compressed needs nothing that is free.
+    unpack(&tar, &right).unwrap();
 }
 
 #[test]
@@ -535,7 +577,13 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
         blob_bytes: None,
         diff_id: Digest::of(&tar),
     };
-    let unpacked = layer::unpack(&tar[..], &expected, target, Limits::DEFAULT, &|_| ());
+    let unpacked = layer::unpack(
+        &tar[..],
+        &expected,
+        target,
+        &Allowance::new(Limits::DEFAULT),
+        &|_| (),
+    );
     unpacked.unwrap().complete(None).unwrap();
     let root = beneath::open_root(&dir).unwrap();
     let difference = || compare::first_difference(&tar[..], root.as_fd()).unwrap();
@@ -669,7 +717,7 @@ fn truncation_is_noticed_at_every_block() {
             &whole[..length],
             &expected,
             target(dir.path()),
-            Limits::DEFAULT,
+            &Allowance::new(Limits::DEFAULT),
             &|_| (),
         );
         assert!(result.is_err(), "{length}");
@@ -680,7 +728,7 @@ fn truncation_is_noticed_at_every_block() {
             &packed[..cut],
             &expected,
             target(dir.path()),
-            Limits::DEFAULT,
+            &Allowance::new(Limits::DEFAULT),
             &|_| (),
         );
         assert!(result.is_err(), "gzip {cut}");
