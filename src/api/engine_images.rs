@@ -196,7 +196,7 @@ impl ImageHost for Engine {
         request: &ImageRequest,
     ) -> Result<DistributionInspect, BackendError> {
         let described = Engine::describe_remote(self, request).await?;
-        let platforms = described.platforms.iter();
+        let platforms = described.platforms.into_iter();
         Ok(DistributionInspect {
             descriptor: DistributionDescriptor {
                 media_type: described.media_type,
@@ -205,11 +205,11 @@ impl ImageHost for Engine {
             },
             platforms: platforms
                 .map(|platform| DistributionPlatform {
-                    architecture: platform.architecture().to_string(),
-                    os: platform.os().to_string(),
-                    os_version: platform.os_version().clone(),
-                    os_features: platform.os_features().clone().unwrap_or_default(),
-                    variant: platform.variant().clone(),
+                    architecture: platform.architecture,
+                    os: platform.os,
+                    os_version: platform.os_version,
+                    os_features: platform.os_features,
+                    variant: platform.variant,
                 })
                 .collect(),
         })

@@ -34,7 +34,31 @@ pub struct Described {
     pub digest: Digest,
     pub n_bytes: u64,
     /// Of an index those of its entries, as they stand there.
-    pub platforms: Vec<oci_spec::image::Platform>,
+    pub platforms: Vec<DescribedPlatform>,
+}
+
+/// Of an entry of an index, or of an image config. `oci_spec` calls the version and the features
+/// otherwise than the specification.
+#[derive(Deserialize)]
+pub struct DescribedPlatform {
+    pub architecture: String,
+    pub os: String,
+    #[serde(default, rename = "os.version")]
+    pub os_version: Option<String>,
+    #[serde(default, rename = "os.features")]
+    pub os_features: Vec<String>,
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Entries {
+    manifests: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    platform: Option<DescribedPlatform>,
 }
 
 #[derive(Deserialize)]
@@ -102,10 +126,15 @@ pub async fn resolve(
 pub async fn describe(repository: &Repository, top: Manifest) -> Result<Described, ImageError> {
     let document = parse(repository, &top)?;
     let platforms = match (document.manifests, document.config) {
-        (Some(manifests), _) => manifests
-            .iter()
-            .filter_map(|descriptor| descriptor.platform().clone())
-            .collect(),
+        (Some(_), _) => {
+            let entries = serde_json::from_slice(&top.bytes);
+            let entries: Entries = entries.map_err(|source| SourceError::Json {
+                name: top.digest.to_string(),
+                source,
+            })?;
+            let platforms = entries.manifests.into_iter();
+            platforms.filter_map(|entry| entry.platform).collect()
+        }
         (None, Some(config)) => {
             let id = Digest::parse(config.digest().as_ref()).map_err(SourceError::from)?;
             let config = repository.document(&id, config.size()).await?;
