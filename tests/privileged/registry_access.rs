@@ -557,10 +557,11 @@ fn dockers_api_pulls_and_pushes(env: &TestEnv) {
     let (status, values) = post("/images/create?fromImage=127.0.0.1:5000/app&tag=1", "");
     assert_eq!(status, "200");
     let said = statuses(&values);
-    assert_eq!(values[0]["status"], "Pulling from 127.0.0.1:5000/app");
+    assert_eq!(values[0]["status"], "Pulling from app");
     assert_eq!(values[0]["id"], "1");
     for expected in [
         "Pull complete",
+        &format!("Digest: {}", digest(&app("api").manifest)),
         "Status: Downloaded newer image for 127.0.0.1:5000/app:1",
     ] {
         assert!(
@@ -610,19 +611,61 @@ fn dockers_api_pulls_and_pushes(env: &TestEnv) {
         values.iter().all(|value| value.get("error").is_none()),
         "{values:#?}"
     );
+    let said = statuses(&values);
+    assert!(said.iter().any(|status| status == "Pushed"), "{said:#?}");
+    let digest = env.wharf(&[
+        "image",
+        "inspect",
+        "-f",
+        "{{range .RepoDigests}}{{.}} {{end}}",
+        &format!("{target}:2"),
+    ]);
+    let digest = digest.ok().stdout;
+    // As after a pull, the digest is a name of the image from here on.
+    let mut digests = digest
+        .split_whitespace()
+        .filter_map(|name| name.split_once('@'));
+    let digest = digests
+        .find(|(name, _)| *name == target)
+        .expect("it was pushed")
+        .1;
+    let aux = values.iter().find_map(|value| value.get("aux"));
+    let aux = aux.expect("clients read it");
+    assert_eq!((&aux["Tag"], &aux["Digest"]), (&json!("2"), &json!(digest)));
+    let last = format!("2: digest: {digest} size: {}", aux["Size"]);
+    assert_eq!(said.last(), Some(&last));
+    let (_, values) = post(&format!("/images/{target}/push?tag=2"), &auth("pa:ss"));
+    let said = statuses(&values);
     assert!(
-        statuses(&values)
-            .iter()
-            .any(|status| status.starts_with("Digest: sha256:")),
-        "{values:#?}"
+        said.iter().any(|status| status == "Layer already exists"),
+        "{said:#?}"
     );
-    env.wharf(&[
+    // Without a tag all of them.
+    for tag in ["3", "4"] {
+        let name = format!("{target}:{tag}");
+        env.wharf(&["image", "tag", &format!("{target}:2"), &name])
+            .ok();
+    }
+    let (_, values) = post(&format!("/images/{target}/push"), &auth("pa:ss"));
+    let said = statuses(&values);
+    let mut tags: Vec<&str> = said
+        .iter()
+        .filter_map(|status| Some(status.split_once(": digest: ")?.0))
+        .collect();
+    tags.sort_unstable();
+    assert_eq!(tags, ["2", "3", "4"], "{said:#?}");
+    let (status, values) = post("/images/127.0.0.1:5000/nowhere/push", "");
+    assert_eq!(status, "404", "{values:?}");
+    let removed = env.wharf(&[
         "image",
         "rm",
         "127.0.0.1:5000/app:1",
         &format!("{target}:2"),
-    ])
-    .ok();
+        &format!("{target}:3"),
+        &format!("{target}:4"),
+    ]);
+    let last = format!("Untagged: {target}:4\nUntagged: {target}@{digest}\nDeleted: ");
+    assert!(removed.ok().stdout.contains(&last));
     let path = format!("/images/create?fromImage={target}&tag=2");
     let (status, _) = post(&path, "");
     assert_ne!(status, "200", "nobody is let in without a password");

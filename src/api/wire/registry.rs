@@ -71,7 +71,8 @@ pub struct ImageTransfer {
     pub reference: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Everything that the registry has under the name, for a pull.
+    /// Everything that the registry has under the name, for a pull; everything that is here, for a
+    /// push.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all_tags: bool,
     pub logins: Logins,

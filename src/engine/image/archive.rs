@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 
 use super::Digest;
 use super::content::{Content, MAX_DOCUMENT_BYTES};
-use super::layer::{Allowance, Limits, inflate_bounded, read_error};
+use super::layer::{Allowance, Limits, inflate_bounded, read_error, refuse_compression};
 use super::source::{MAX_MEMBERS, SourceError};
 use super::tar_stream::{EntryKind, Seekable, TarStream};
 use crate::sys::beneath;
@@ -95,10 +95,15 @@ impl Source {
         if !file.metadata().map_err(open)?.is_file() {
             return Err(open(io::ErrorKind::InvalidInput.into()));
         }
-        let mut magic = [0; 4];
+        let mut magic = [0; 6];
         let n = file.read_at(&mut magic, 0).map_err(open)?;
-        if magic[..n].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+        if magic[..n].starts_with(&[0x1f, 0x8b]) || magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
             file = decompressed(path, file, content)?;
+        } else {
+            refuse_compression(&magic[..n]).map_err(|source| SourceError::Decompress {
+                path: path.to_owned(),
+                source,
+            })?;
         }
         let members = index(path, &file)?;
         Ok(Source::Archive {

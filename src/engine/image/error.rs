@@ -180,6 +180,32 @@ impl ImageError {
             ImageError::NotPresent { image, .. } => Some(format!(
                 "`wharf image pull {image}` fetches it, or change `pull_policy`"
             )),
+            ImageError::NotFound { .. } => Some(
+                "`wharf image ls` shows what is there, `wharf image pull NAME` fetches what is not"
+                    .to_owned(),
+            ),
+            ImageError::OtherPlatform { .. }
+            | ImageError::Source(SourceError::NoPlatform { .. }) => Some(
+                "ask for a platform that there is (`--platform`, or `platform` of the service), or \
+                 build the image for this one"
+                    .to_owned(),
+            ),
+            ImageError::Source(SourceError::Decompress {
+                source: LayerError::Compression { format },
+                ..
+            }) => Some(format!(
+                "decompress it on its way: `{format} -dc FILE | wharf image load`"
+            )),
+            ImageError::Import {
+                source: LayerError::Compression { format },
+            } => Some(format!(
+                "decompress it on its way: `{format} -dc FILE | wharf image import - NAME`"
+            )),
+            ImageError::Source(error) if error.is_no_archive() => Some(
+                "an archive of images is what `wharf image save` and `docker save` write, or an OCI \
+                 layout; a file system becomes an image by `wharf image import`"
+                    .to_owned(),
+            ),
             ImageError::Registry(error) => error.hint(),
             ImageError::Pull { source, .. } | ImageError::Push { source, .. } => source.hint(),
             ImageError::NotPushable { .. } => Some(

@@ -127,7 +127,7 @@ pub enum LayerError {
     Read(#[source] io::Error),
     #[error(transparent)]
     Tar(#[from] TarError),
-    #[error("the layer is compressed with {format}, which is not supported")]
+    #[error("it is compressed with {format}, which is not supported")]
     Compression { format: &'static str },
     #[error("entry {path:?} leads out of the layer")]
     Escape { path: String },
@@ -266,16 +266,21 @@ pub fn inflate<'a>(blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerErro
         let decoder = zstd::Decoder::with_buffer(blob).map_err(read_error)?;
         return Ok(Box::new(decoder));
     }
-    for (magic, format) in [
+    refuse_compression(start)?;
+    Ok(Box::new(blob))
+}
+
+/// Tells what others compress with from what is no archive at all.
+pub(super) fn refuse_compression(start: &[u8]) -> Result<(), LayerError> {
+    let known = [
         (&b"\xfd7zXZ"[..], "xz"),
         (b"BZh", "bzip2"),
         (b"\x04\x22\x4d\x18", "lz4"),
-    ] {
-        if start.starts_with(magic) {
-            return Err(LayerError::Compression { format });
-        }
+    ];
+    match known.iter().find(|(magic, _)| start.starts_with(magic)) {
+        Some((_, format)) => Err(LayerError::Compression { format }),
+        None => Ok(()),
     }
-    Ok(Box::new(blob))
 }
 
 /// Reads a whole blob and fills the target. On success the digests have matched; on

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::config;
-use super::images::{ImageRecord, Images, Inner, ReferenceRecord, lock};
+use super::images::{ImageRecord, Images, Inner, ReferenceRecord, lock, now};
 use super::registry::{
     DOCKER_MANIFEST, OCI_MANIFEST, RegistryError, Repository, TransportError, Visit,
 };
@@ -174,15 +174,38 @@ impl Inner {
             _ => OCI_MANIFEST,
         };
         let digest = Digest::of(&bytes);
+        let n_bytes = bytes.len() as u64;
         let tag = tag.as_deref().unwrap_or("latest");
         runtime.block_on(repository.put_manifest(tag, media_type, bytes))?;
+        self.note_pushed(reference, &id, &digest)?;
         progress(ImageProgress {
             part: reference.to_string(),
             status: format!("digest: {digest}"),
-            current_bytes: 0,
-            total_bytes: 0,
+            current_bytes: n_bytes,
+            total_bytes: n_bytes,
         });
         Ok(digest)
+    }
+
+    /// What the registry has under the name now is known, as after a pull.
+    fn note_pushed(
+        &self,
+        reference: &Reference,
+        id: &Digest,
+        digest: &Digest,
+    ) -> Result<(), ImageError> {
+        let key = reference.canonical();
+        let record: Option<ReferenceRecord> = self.store.get(Table::References, &key)?;
+        // The name may have been given to another image meanwhile.
+        let Some(record) = record.filter(|record| record.image == *id) else {
+            return Ok(());
+        };
+        let record = ReferenceRecord {
+            digest: Some(digest.clone()),
+            pulled_at: Some(now()),
+            ..record
+        };
+        Ok(self.store.put(Table::References, &key, &record)?)
     }
 
     /// The manifest that the image came with, if it is here and undamaged.
