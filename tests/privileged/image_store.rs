@@ -275,12 +275,16 @@ fn a_name_is_given_and_taken_as_docker_does(env: &TestEnv) {
     env.wharf(&["image", "rm", "-f", "missing"]).ok();
     // What is no archive is told from what is packed in a way that is not read.
     let packed = env.path("packed.tar.xz");
-    std::fs::write(&packed, b"\xfd7zXZ\0\0\x04").unwrap();
+    fs::write(&packed, b"\xfd7zXZ\0\0\x04").unwrap();
     let load = |input: &str| env.wharf(&["image", "load", "-i", input]);
     let packed = packed.to_str().unwrap();
     load(packed).fails_saying(&["compressed with xz", "hint: ", "xz -dc"]);
     env.wharf(&["image", "import", packed, "x:1"])
         .fails_saying(&["compressed with xz", "hint: ", "image import"]);
+    let half = env.path("half.tar");
+    let whole = fs::read(archive(env, "half:1", "half")).unwrap();
+    fs::write(&half, &whole[..5000]).unwrap();
+    load(half.to_str().unwrap()).fails_saying(&["in the middle", "hint: it is not whole"]);
     load("/dev/null").fails_saying(&["has no index.json", "hint: an archive of images"]);
     load("/etc/passwd").fails_saying(&["cannot read the archive", "hint: an archive of images"]);
     load("/tmp").fails_saying(&["/tmp is a directory", "oci:/tmp"]);

@@ -30,6 +30,7 @@ crate::cases! {
     what_is_no_image_is_refused_before_anything_is_fetched,
     a_mirror_is_asked_first_and_may_fail,
     two_pulls_of_one_layer_fetch_it_once,
+    an_interrupted_push_lets_go_of_the_image,
     a_bomb_is_refused_before_it_fills_the_disk,
 }
 
@@ -575,6 +576,35 @@ fn two_pulls_of_one_layer_fetch_it_once(env: &TestEnv) {
         .filter(|line| line.ends_with(&blob))
         .count();
     assert_eq!(n_fetched, 1, "{:#?}", chaos.lines());
+}
+
+/// Compressing a large layer takes long, and ends with the wish for it.
+fn an_interrupted_push_lets_go_of_the_image(env: &TestEnv) {
+    let _chaos = Chaos::start(ADDRESS);
+    let layer = env.path("layer.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&layer).expect("it is ours"));
+    let bytes = noise(3, 128 << 20);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    let appended = tar.append_data(&mut header, "noise", &bytes[..]);
+    appended.and_then(|()| tar.finish()).expect("there is room");
+    let image = format!("{ADDRESS}/large:1");
+    let layer = layer.to_str().expect("it is UTF-8");
+    env.wharf(&["image", "import", layer, &image]).ok();
+    let mut push = env.command();
+    let push = push.args(["image", "push", &image]);
+    let push = push.stderr(std::process::Stdio::piped());
+    let mut push = push.spawn().expect("it is built");
+    let told = std::io::BufReader::new(push.stderr.take().expect("it is piped"));
+    let mut lines = std::io::BufRead::lines(told).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Preparing")));
+    let pid = nix::unistd::Pid::from_raw(push.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is our child");
+    assert_eq!(push.wait().expect("it is our child").code(), Some(130));
+    std::thread::sleep(Duration::from_millis(500));
+    let removed = env.wharf(&["image", "rm", &image]).ok();
+    assert!(removed.stdout.contains("Deleted: "), "{removed}");
 }
 
 /// S41 at its full size: ten GiB in ten MiB of gzip, and in one of zstd. Time, disk and memory are

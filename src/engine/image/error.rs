@@ -12,6 +12,7 @@ use super::recipe::RecipeError;
 use super::reference::ReferenceError;
 use super::registry::RegistryError;
 use super::source::SourceError;
+use super::tar_stream::TarError;
 use crate::engine::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +202,14 @@ impl ImageError {
             } => Some(format!(
                 "decompress it on its way: `{format} -dc FILE | wharf image import - NAME`"
             )),
+            ImageError::Source(SourceError::Archive {
+                source: TarError::Truncated,
+                ..
+            })
+            | ImageError::Layer {
+                source: LayerError::Tar(TarError::Truncated),
+                ..
+            } => Some("it is not whole: write or copy it once more".to_owned()),
             ImageError::Source(error) if error.is_no_archive() => Some(
                 "an archive of images is what `wharf image save` and `docker save` write, or an OCI \
                  layout; a file system becomes an image by `wharf image import`"

@@ -57,6 +57,7 @@ struct Pushing<'a> {
     /// Other repositories of the registry, with the blobs of theirs that are known.
     sources: &'a [(String, Vec<Digest>)],
     progress: &'a (dyn Fn(ImageProgress) + Sync),
+    cancelled: &'a CancellationToken,
 }
 
 impl Images {
@@ -148,6 +149,7 @@ impl Inner {
             repository: &repository,
             sources: &sources,
             progress,
+            cancelled,
         };
         let sent = pushing.layers(&record.chain_ids, &checked.diff_ids, &known)?;
         pushing.config(&id, &config_bytes)?;
@@ -404,8 +406,17 @@ impl Pushing<'_> {
             };
             // The same layer always makes the same bytes: without name and time in the header.
             let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::new(5));
-            self.inner
-                .write_layer(&self.id, chain_id, diff_id, &mut encoder)?;
+            let mut out = UnlessCancelled {
+                out: &mut encoder,
+                cancelled: self.cancelled,
+            };
+            let written = self
+                .inner
+                .write_layer(&self.id, chain_id, diff_id, &mut out);
+            if self.cancelled.is_cancelled() {
+                return Err(RegistryError::Cancelled.into());
+            }
+            written?;
             let mut out = encoder.finish().map_err(keep)?;
             out.flush().map_err(keep)?;
             (out.hasher, out.n_bytes)
@@ -487,6 +498,25 @@ fn oci_layer_type(media_type: &str) -> &str {
             "application/vnd.oci.image.layer.nondistributable.v1.tar"
         }
         other => other,
+    }
+}
+
+/// A large layer is compressed for minutes, which nobody waits for any more.
+struct UnlessCancelled<'a, W> {
+    out: W,
+    cancelled: &'a CancellationToken,
+}
+
+impl<W: Write> Write for UnlessCancelled<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.cancelled.is_cancelled() {
+            true => Err(io::Error::other("given up")),
+            false => self.out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
