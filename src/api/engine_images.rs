@@ -104,26 +104,24 @@ impl ImageHost for Engine {
             let usage = engine.images().usage()?;
             let mut all = engine.images().facts()?;
             let (before, since) = filters.neighbours();
-            let mut bounds = (i64::MAX, i64::MIN);
-            for name in before {
-                bounds.0 = bounds
-                    .0
-                    .min(seconds(engine.images().facts_of(name)?.created_at));
-            }
-            for name in since {
-                bounds.1 = bounds
-                    .1
-                    .max(seconds(engine.images().facts_of(name)?.created_at));
-            }
+            // Of an image that does not say when it was made nothing is before or since.
+            let made_at = |names: &[String]| -> Result<Vec<u64>, EngineError> {
+                let mut moments = Vec::new();
+                for name in names {
+                    moments.extend(engine.images().facts_of(name)?.created_at);
+                }
+                Ok(moments)
+            };
+            let (before, since) = (made_at(before)?, made_at(since)?);
             let now = now_seconds();
             all.retain(|facts| {
-                let created = seconds(facts.created_at);
+                let is_made = |is: &dyn Fn(u64) -> bool| facts.created_at.is_some_and(is);
                 filters.accept(&filtered(facts), now)
                     && filters
                         .dangling()
                         .is_none_or(|dangling| dangling == facts.is_dangling())
-                    && (before.is_empty() || created < bounds.0)
-                    && (since.is_empty() || created > bounds.1)
+                    && before.iter().all(|at| is_made(&|made| made < *at))
+                    && since.iter().all(|at| is_made(&|made| made > *at))
             });
             // Docker's order: the newest first.
             all.sort_by_key(|facts| std::cmp::Reverse(facts.created_at));
@@ -132,7 +130,10 @@ impl ImageHost for Engine {
                     .iter()
                     .filter(|user| user.image_id == facts.id)
                     .count();
-                row(facts, &usage, n as i64)
+                let mut row = row(facts, &usage, n as i64);
+                row.repo_tags.retain(|name| filters.shows(name));
+                row.repo_digests.retain(|name| filters.shows(name));
+                row
             });
             Ok(rows.collect())
         })

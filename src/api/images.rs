@@ -223,20 +223,27 @@ impl ImageFilters {
             Some((key, value)) => image.labels.get(key).is_some_and(|found| found == value),
             None => image.labels.contains_key(wanted),
         };
-        let references = self.of("reference");
-        self.of("label").iter().all(has)
+        let has_name = self.of("reference").is_empty() || {
+            let mut names = image.tags.iter().chain(image.digests);
+            names.any(|name| self.shows(name))
+        };
+        has_name
+            && self.of("label").iter().all(has)
             && !self.of("label!").iter().any(has)
             && self
                 .of("until")
                 .iter()
                 .all(|until| seconds(until, now).is_some_and(|until| image.created <= until))
-            && (references.is_empty()
-                || references.iter().any(|pattern| {
-                    let mut names = image.tags.iter().chain(image.digests);
-                    // One that cannot be read was refused when the filters were.
-                    PathPattern::parse(pattern)
-                        .is_some_and(|pattern| names.any(|name| matches_reference(&pattern, name)))
-                }))
+    }
+
+    /// Whether a name is one that is asked for: of an image with several the others are not shown.
+    pub fn shows(&self, name: &str) -> bool {
+        let references = self.of("reference");
+        // One that cannot be read was refused when the filters were.
+        references.is_empty()
+            || references.iter().any(|pattern| {
+                PathPattern::parse(pattern).is_some_and(|pattern| matches_reference(&pattern, name))
+            })
     }
 }
 

@@ -1,51 +1,25 @@
 //! An HTTP and SOCKS proxy that remembers what it was asked for.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
-/// Listens until it is dropped.
+use super::listening::Listening;
+
 pub struct Proxy {
     pub address: String,
     asked: Arc<Mutex<Vec<String>>>,
-    has_ended: Arc<AtomicBool>,
-    listening: Option<JoinHandle<()>>,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.has_ended.store(true, Ordering::SeqCst);
-        // Wakes it up, so that it sees.
-        let _ = TcpStream::connect(&self.address);
-        if let Some(listening) = self.listening.take() {
-            let _ = listening.join();
-        }
-    }
+    _listening: Listening,
 }
 
 impl Proxy {
     pub fn start(address: &str) -> Proxy {
-        let listener = TcpListener::bind(address).expect("the namespace is the test's own");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let has_ended = Arc::new(AtomicBool::new(false));
-        let (log, ended) = (Arc::clone(&asked), Arc::clone(&has_ended));
-        let listening = std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let log = Arc::clone(&log);
-                // A client that goes away ends its thread, which is all.
-                std::thread::spawn(move || drop(relay(connection, &log)));
-            }
-        });
+        let log = Arc::clone(&asked);
         Proxy {
             address: address.to_owned(),
             asked,
-            has_ended,
-            listening: Some(listening),
+            _listening: Listening::start(address, move |client| relay(client, &log)),
         }
     }
 

@@ -241,6 +241,23 @@ fn images_are_listed_filtered_and_formatted(env: &TestEnv) {
         (&row["Repository"], &row["Tag"]),
         (&json!("app"), &json!("1"))
     );
+    // Made within one second, and still one before the other; of several names only those that are
+    // asked for are shown.
+    let tar = archive(env, "file-system:1", "x");
+    for (file, name) in [(&tar, "first:1"), (&tar, "second:1")] {
+        let file = file.to_str().unwrap();
+        env.wharf(&["image", "import", "-m", name, file, name]).ok();
+    }
+    env.wharf(&["image", "tag", "first:1", "localhost:5000/team/first:1"])
+        .ok();
+    assert_eq!(names(&["-f", "reference=first"]), ["first:1"]);
+    assert_eq!(
+        names(&["-f", "reference=*/team/*"]),
+        ["localhost:5000/team/first:1"]
+    );
+    let both = ["first:1", "localhost:5000/team/first:1"];
+    assert_eq!(names(&["-f", "before=second:1"]), both);
+    assert_eq!(names(&["-f", "since=first:1"]), ["second:1"]);
     env.wharf(&["image", "ls", "-f", "nonsense=1"])
         .fails_saying(&["invalid filter"]);
     env.wharf(&["image", "ls", "--format", "{{.Nothing}}"])
@@ -260,7 +277,7 @@ fn a_name_is_given_and_taken_as_docker_does(env: &TestEnv) {
         .fails_saying(&["no such image"]);
     // By its id an image with names in several repositories is only removed by force.
     env.wharf(&["image", "rm", &id])
-        .fails_saying(&["several names", "--force"]);
+        .fails_saying(&["referenced in multiple repositories: app:1", "--force"]);
     let run = env.wharf(&["image", "rm", "ghcr.io/me/app", "missing", "app:2"]);
     assert_eq!(
         run.stdout,

@@ -102,7 +102,10 @@ pub enum ImageError {
         /// By a name rather than an id.
         is_named: bool,
     },
-    #[error("image {image} has several names: {}", names.join(", "))]
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is referenced in multiple \
+         repositories: {}", names.join(", ")
+    )]
     SeveralNames { image: String, names: Vec<String> },
 }
 
