@@ -19,7 +19,9 @@ use super::wire::image::{
     ImageMetadata, ImageSummary, ImageVerdict, ImagesPruned, ProgressDetail, ProgressLine, RootFs,
     VolumeUsage, VolumeUsageData,
 };
-use super::wire::registry::{self, Artifact};
+use super::wire::registry::{
+    self, Artifact, DistributionDescriptor, DistributionInspect, DistributionPlatform,
+};
 use crate::engine::image::{
     ArtifactBlob, Description, Digest, Facts, ImageError, Reference, Removed, Usage,
 };
@@ -108,26 +110,24 @@ impl ImageHost for Engine {
             let usage = engine.images().usage()?;
             let mut all = engine.images().facts()?;
             let (before, since) = filters.neighbours();
-            let mut bounds = (i64::MAX, i64::MIN);
-            for name in before {
-                bounds.0 = bounds
-                    .0
-                    .min(seconds(engine.images().facts_of(name)?.created_at));
-            }
-            for name in since {
-                bounds.1 = bounds
-                    .1
-                    .max(seconds(engine.images().facts_of(name)?.created_at));
-            }
+            // Of an image that does not say when it was made nothing is before or since.
+            let made_at = |names: &[String]| -> Result<Vec<u64>, EngineError> {
+                let mut moments = Vec::new();
+                for name in names {
+                    moments.extend(engine.images().facts_of(name)?.created_at);
+                }
+                Ok(moments)
+            };
+            let (before, since) = (made_at(before)?, made_at(since)?);
             let now = now_seconds();
             all.retain(|facts| {
-                let created = seconds(facts.created_at);
+                let is_made = |is: &dyn Fn(u64) -> bool| facts.created_at.is_some_and(is);
                 filters.accept(&filtered(facts), now)
                     && filters
                         .dangling()
                         .is_none_or(|dangling| dangling == facts.is_dangling())
-                    && (before.is_empty() || created < bounds.0)
-                    && (since.is_empty() || created > bounds.1)
+                    && before.iter().all(|at| is_made(&|made| made < *at))
+                    && since.iter().all(|at| is_made(&|made| made > *at))
             });
             // Docker's order: the newest first.
             all.sort_by_key(|facts| std::cmp::Reverse(facts.created_at));
@@ -136,7 +136,10 @@ impl ImageHost for Engine {
                     .iter()
                     .filter(|user| user.image_id == facts.id)
                     .count();
-                row(facts, &usage, n as i64)
+                let mut row = row(facts, &usage, n as i64);
+                row.repo_tags.retain(|name| filters.shows(name));
+                row.repo_digests.retain(|name| filters.shows(name));
+                row
             });
             Ok(rows.collect())
         })
@@ -210,6 +213,30 @@ impl ImageHost for Engine {
             digest: artifact.digest.to_string(),
             kind: artifact.kind,
             blobs: artifact.blobs.into_iter().map(blob).collect(),
+        })
+    }
+
+    async fn describe_remote(
+        &self,
+        request: &ImageRequest,
+    ) -> Result<DistributionInspect, BackendError> {
+        let described = Engine::describe_remote(self, request).await?;
+        let platforms = described.platforms.into_iter();
+        Ok(DistributionInspect {
+            descriptor: DistributionDescriptor {
+                media_type: described.media_type,
+                digest: described.digest.to_string(),
+                size: described.n_bytes,
+            },
+            platforms: platforms
+                .map(|platform| DistributionPlatform {
+                    architecture: platform.architecture,
+                    os: platform.os,
+                    os_version: platform.os_version,
+                    os_features: platform.os_features,
+                    variant: platform.variant,
+                })
+                .collect(),
         })
     }
 

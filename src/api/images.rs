@@ -8,11 +8,12 @@ use futures_util::stream::BoxStream;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::path_pattern::PathPattern;
 use super::wire::image::{
     DeleteItem, DiskUsage, HistoryItem, ImageInspect, ImageSummary, ImageVerdict, ImagesPruned,
     ProgressLine,
 };
-use super::wire::registry::Artifact;
+use super::wire::registry::{Artifact, DistributionInspect};
 use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 /// Images of an engine. Names are references, ids, or unambiguous beginnings of ids.
@@ -52,6 +53,12 @@ pub trait ImageHost: Send + Sync {
         request: &ImageRequest,
         kinds: &[String],
     ) -> impl Future<Output = Result<Artifact, BackendError>> + Send;
+
+    /// What the registry has for a name now: its descriptor and platforms.
+    fn describe_remote(
+        &self,
+        request: &ImageRequest,
+    ) -> impl Future<Output = Result<DistributionInspect, BackendError>> + Send;
 
     /// Gives an image a further name.
     fn tag_image(
@@ -184,6 +191,14 @@ impl ImageFilters {
                     values.join(",")
                 )));
             }
+            let is_bad = |pattern: &&String| PathPattern::parse(pattern).is_none();
+            if key == "reference"
+                && let Some(bad) = values.iter().find(is_bad)
+            {
+                return Err(invalid(format!(
+                    "invalid filter 'reference={bad}': syntax error in pattern"
+                )));
+            }
             if key == "until" && values.iter().any(|value| seconds(value, 0).is_none()) {
                 return Err(invalid(format!(
                     "invalid filter 'until={}'",
@@ -215,18 +230,27 @@ impl ImageFilters {
             Some((key, value)) => image.labels.get(key).is_some_and(|found| found == value),
             None => image.labels.contains_key(wanted),
         };
-        let references = self.of("reference");
-        self.of("label").iter().all(has)
+        let has_name = self.of("reference").is_empty() || {
+            let mut names = image.tags.iter().chain(image.digests);
+            names.any(|name| self.shows(name))
+        };
+        has_name
+            && self.of("label").iter().all(has)
             && !self.of("label!").iter().any(has)
             && self
                 .of("until")
                 .iter()
                 .all(|until| seconds(until, now).is_some_and(|until| image.created <= until))
-            && (references.is_empty()
-                || references.iter().any(|pattern| {
-                    let mut names = image.tags.iter().chain(image.digests);
-                    names.any(|name| matches_reference(pattern, name))
-                }))
+    }
+
+    /// Whether a name is one that is asked for: of an image with several the others are not shown.
+    pub fn shows(&self, name: &str) -> bool {
+        let references = self.of("reference");
+        // One that cannot be read was refused when the filters were.
+        references.is_empty()
+            || references.iter().any(|pattern| {
+                PathPattern::parse(pattern).is_some_and(|pattern| matches_reference(&pattern, name))
+            })
     }
 }
 
@@ -266,7 +290,7 @@ fn seconds(text: &str, now: i64) -> Option<i64> {
 
 /// Docker's `reference` filter: a pattern of Go's `path.Match` over the name as it is shown, with
 /// its tag or without.
-fn matches_reference(pattern: &str, name: &str) -> bool {
+fn matches_reference(pattern: &PathPattern, name: &str) -> bool {
     let bare = match name.split_once('@') {
         Some((bare, _)) => bare,
         None => match name.rsplit_once(':') {
@@ -274,54 +298,7 @@ fn matches_reference(pattern: &str, name: &str) -> bool {
             _ => name,
         },
     };
-    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
-}
-
-/// Go's `path.Match`: `*` and `?` do not match a slash.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.first(), text.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            glob(&pattern[1..], text)
-                || text
-                    .first()
-                    .is_some_and(|byte| *byte != b'/' && glob(pattern, &text[1..]))
-        }
-        (Some(b'?'), Some(byte)) => *byte != b'/' && glob(&pattern[1..], &text[1..]),
-        (Some(b'['), Some(byte)) => match class(&pattern[1..], *byte) {
-            Some((is_in, rest)) => is_in && *byte != b'/' && glob(rest, &text[1..]),
-            None => false,
-        },
-        (Some(b'\\'), Some(byte)) => {
-            pattern.get(1) == Some(byte) && glob(&pattern[2..], &text[1..])
-        }
-        (Some(expected), Some(byte)) => expected == byte && glob(&pattern[1..], &text[1..]),
-        _ => false,
-    }
-}
-
-/// Whether a byte is in the class that begins here, and the pattern behind the class.
-fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
-    let (is_negated, mut rest) = match pattern.first()? {
-        b'^' => (true, &pattern[1..]),
-        _ => (false, pattern),
-    };
-    let mut is_in = false;
-    let mut n_ranges = 0;
-    loop {
-        if rest.first()? == &b']' && n_ranges > 0 {
-            return Some((is_in != is_negated, &rest[1..]));
-        }
-        let low = *rest.first()?;
-        rest = &rest[1..];
-        let mut high = low;
-        if rest.first() == Some(&b'-') {
-            high = *rest.get(1)?;
-            rest = &rest[2..];
-        }
-        is_in |= (low..=high).contains(&byte);
-        n_ranges += 1;
-    }
+    pattern.matches(name) || pattern.matches(bare)
 }
 
 #[cfg(test)]
@@ -343,7 +320,7 @@ mod tests {
             ("busybox", "busybox2:1", false),
         ] {
             assert_eq!(
-                matches_reference(pattern, name),
+                matches_reference(&PathPattern::parse(pattern).unwrap(), name),
                 expected,
                 "{pattern} {name}"
             );
@@ -363,6 +340,7 @@ mod tests {
             (r#"{"before":["x"]}"#, FiltersOf::Prune),
             (r#"{"dangling":["perhaps"]}"#, FiltersOf::List),
             (r#"{"until":["yesterday"]}"#, FiltersOf::Prune),
+            (r#"{"reference":["ok","busy[box"]}"#, FiltersOf::List),
             ("[]", FiltersOf::List),
         ] {
             assert!(ImageFilters::parse(json, of).is_err(), "{json}");

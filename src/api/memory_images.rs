@@ -15,7 +15,7 @@ use super::wire::image::{
     DeleteItem, DiskUsage, ErrorDetail, HistoryItem, ImageInspect, ImageSummary, ImageVerdict,
     ImagesPruned, ProgressLine,
 };
-use super::wire::registry::Artifact;
+use super::wire::registry::{Artifact, DistributionDescriptor, DistributionInspect};
 use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 fn not_found(name: &str) -> BackendError {
@@ -86,6 +86,28 @@ impl ImageHost for Memory {
         _kinds: &[String],
     ) -> Result<Artifact, BackendError> {
         Err(not_found(&request.reference))
+    }
+
+    async fn describe_remote(
+        &self,
+        request: &ImageRequest,
+    ) -> Result<DistributionInspect, BackendError> {
+        let login = request.logins.0.values().next();
+        match (request.reference.as_str(), login) {
+            ("reg.example/private", None) => Err(BackendError {
+                kind: FailureKind::Denied,
+                message: "who are you".to_owned(),
+                hints: Vec::new(),
+            }),
+            (name, login) => Ok(DistributionInspect {
+                descriptor: DistributionDescriptor {
+                    media_type: format!("{name} for {:?}", login.map(|login| &login.username)),
+                    digest: format!("sha256:{:064}", 7),
+                    size: 7,
+                },
+                platforms: Vec::new(),
+            }),
+        }
     }
 
     async fn tag_image(&self, name: &str, reference: &str) -> Result<(), BackendError> {

@@ -17,6 +17,7 @@ pub mod images;
 mod memory;
 #[cfg(test)]
 mod memory_images;
+mod path_pattern;
 pub mod server;
 #[cfg(test)]
 mod socket_tests;

@@ -669,6 +669,30 @@ async fn names_of_images_may_hold_slashes() {
 }
 
 #[tokio::test]
+async fn what_a_registry_has_is_told_with_the_login_of_the_header() {
+    let served = serve(Vec::new()).await;
+    let answer = served
+        .get("/v1.47/distribution/reg.example/private/json")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert!(answer.contains(r#""message":"who are you""#), "{answer}");
+    let auth = "eyJ1c2VybmFtZSI6Im1lIiwicGFzc3dvcmQiOiJ4In0=";
+    let request = format!(
+        "GET /distribution/reg.example/private/json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         X-Registry-Auth: {auth}\r\n\r\n"
+    );
+    let answer = served.raw(&request).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        answer.contains(r#""mediaType":"reg.example/private for Some(\"me\")","digest":"sha256:0"#)
+            && answer.contains(r#""size":7},"Platforms":[]}"#),
+        "{answer}"
+    );
+    let answer = served.get("/distribution/reg.example/private").await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[tokio::test]
 async fn archives_are_streams_and_their_failures_have_hints() {
     let served = serve(Vec::new()).await;
     *served.engine.images.lock().unwrap() = vec![image("sha256:1", &["a:1"])];

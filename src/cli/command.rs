@@ -150,6 +150,14 @@ pub fn progress(context: &Context) -> Progress {
     Progress::new(context.progress, context.output)
 }
 
+/// The same, without what happens to images if they are to be quiet.
+pub fn progress_of_images(context: &Context, quiet: bool) -> Progress {
+    match quiet {
+        true => progress(context).without_images(),
+        false => progress(context),
+    }
+}
+
 /// As [`run`], with a progress of the command's own.
 pub fn run_showing(
     context: &Context,

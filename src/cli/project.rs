@@ -20,6 +20,15 @@ pub struct Selected {
     pub project: Option<Project>,
 }
 
+impl From<Project> for Selected {
+    fn from(project: Project) -> Selected {
+        Selected {
+            name: project.name.clone(),
+            project: Some(project),
+        }
+    }
+}
+
 /// How to load the project that the flags and the environment name.
 pub fn options(globals: &Globals, current_dir: &Path) -> LoadOptions {
     let environment: BTreeMap<String, String> = std::env::vars_os()
@@ -115,10 +124,7 @@ fn has_no_file(diagnostics: &[Diagnostic]) -> bool {
 /// The project with its files, or by its name alone where a name is given and no file is there.
 pub fn select(context: &Context, services: &[String]) -> Result<Selected, Failure> {
     match load(context, services) {
-        Ok(project) => Ok(Selected {
-            name: project.name.clone(),
-            project: Some(project),
-        }),
+        Ok(project) => Ok(project.into()),
         Err(failure) if failure.kind == Kind::NoFile && is_named(context) => Ok(Selected {
             name: name(context)?,
             project: None,

@@ -4,7 +4,6 @@ use clap::Args;
 
 use super::globals::Context;
 use super::output::Failure;
-use super::project::Selected;
 use super::{command, credentials, project};
 use crate::api::wire::{ExecuteOptions, PushOptions, Verb};
 
@@ -44,14 +43,7 @@ impl Push {
             },
             services: self.services,
         };
-        let selected = Selected {
-            name: project.name.clone(),
-            project: Some(project),
-        };
-        let mut progress = command::progress(context);
-        if self.quiet {
-            progress = progress.without_images();
-        }
-        command::run_showing(context, progress, selected, Verb::Push(options))
+        let progress = command::progress_of_images(context, self.quiet);
+        command::run_showing(context, progress, project.into(), Verb::Push(options))
     }
 }

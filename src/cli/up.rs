@@ -14,7 +14,7 @@ use super::command::{self, Ended, Interrupts, with_engine};
 use super::credentials;
 use super::globals::{Context, seconds};
 use super::output::{Failure, Kind, LogStyle, Progress};
-use super::project::{self, Selected};
+use super::project;
 use crate::api::wire::{ExecuteOptions, Logins, StopOptions, UpOptions, Verb};
 use crate::compose::Project;
 
@@ -169,13 +169,9 @@ impl Up {
         let options = self.options(context, logins);
         if self.detach || self.wait || self.no_start || self.plan {
             let name = project.name.clone();
-            let selected = Selected {
-                name: name.clone(),
-                project: Some(project),
-            };
             let since = now_ns();
             let progress = self.progress(context);
-            let result = command::run_showing(context, progress, selected, Verb::Up(options));
+            let result = command::run_showing(context, progress, project.into(), Verb::Up(options));
             if let Err(failure) = &result
                 && failure.kind != Kind::Interrupted
             {
@@ -268,11 +264,7 @@ impl Up {
     }
 
     fn progress(&self, context: &Context) -> Progress {
-        let progress = command::progress(context);
-        match self.quiet_pull {
-            true => progress.without_images(),
-            false => progress,
-        }
+        command::progress_of_images(context, self.quiet_pull)
     }
 
     fn ending(&self) -> attached::Ending {

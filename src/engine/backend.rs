@@ -9,7 +9,7 @@ use super::container::{
     ContainerId, ContainerRecord, Driver, VolumeMountRecord, log_rotation, logging_remark,
     parse_signal,
 };
-use super::image::{Artifact, Image, ImageError, Platform, PullPolicy, Reference, Wish};
+use super::image::{Artifact, Described, Image, ImageError, Platform, PullPolicy, Reference, Wish};
 use super::store::{Batch, Table};
 use super::volume::{VolumeError, Volumes};
 use super::{Engine, EngineError, clock};
@@ -18,7 +18,9 @@ use crate::plan::{
     ContainerConfig, Login, MountSource, NetworkConfig, Observed, ObservedContainer, VolumeConfig,
     labels,
 };
-use crate::reconcile::{Backend, BackendError, ContainerChange, ImageProgress, ImageRequest};
+use crate::reconcile::{
+    Backend, BackendError, ContainerChange, FailureKind, ImageProgress, ImageRequest,
+};
 
 impl Backend for Engine {
     async fn observe(&self, project: &ProjectName) -> Result<Observed, BackendError> {
@@ -250,6 +252,24 @@ impl Engine {
         let images = &self.shared.images;
         let artifact = images.artifact(&name, kinds, login.as_ref(), &cancelled);
         Ok(artifact.await.map_err(EngineError::from)?)
+    }
+
+    /// What a registry has under a reference now.
+    pub async fn describe_remote(&self, request: &ImageRequest) -> Result<Described, BackendError> {
+        let name = parse_reference(&request.reference).map_err(EngineError::from)?;
+        let login = login_for(request, &name);
+        let cancelled = CancellationToken::new();
+        let images = &self.shared.images;
+        let described = images.describe(&name, login.as_ref(), &cancelled).await;
+        described.map_err(|error| {
+            let is_denied = error.is_denied();
+            let mut error = BackendError::from(EngineError::from(error));
+            // Who asks only what is there is told apart from who may not know, as in Docker.
+            if is_denied {
+                error.kind = FailureKind::Denied;
+            }
+            error
+        })
     }
 
     /// Has a registry check a login.

@@ -5,12 +5,11 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use super::image::{Pushed, digest};
+use super::listening::Listening;
 
 /// A request as it came in.
 #[derive(Clone, Debug, Default)]
@@ -90,31 +89,16 @@ struct State {
     log: Mutex<Vec<Asked>>,
     /// Bytes of bodies of blobs that went out.
     n_sent: Mutex<usize>,
-    has_ended: AtomicBool,
 }
 
-/// Listens until it is dropped.
 pub struct Chaos {
-    pub host: String,
     state: Arc<State>,
-    listening: Option<JoinHandle<()>>,
-}
-
-impl Drop for Chaos {
-    fn drop(&mut self) {
-        self.state.has_ended.store(true, Ordering::SeqCst);
-        // Wakes it up, so that it sees.
-        let _ = TcpStream::connect(&self.host);
-        if let Some(listening) = self.listening.take() {
-            let _ = listening.join();
-        }
-    }
+    _listening: Listening,
 }
 
 impl Chaos {
     /// Listens at an address of the test's namespace.
     pub fn start(address: &str) -> Chaos {
-        let listener = TcpListener::bind(address).expect("the namespace is the test's own");
         let rule: Rule = Box::new(|_| Act::Serve);
         let state = Arc::new(State {
             rule: Mutex::new(Arc::new(rule)),
@@ -122,23 +106,11 @@ impl Chaos {
             manifests: Mutex::default(),
             log: Mutex::default(),
             n_sent: Mutex::default(),
-            has_ended: AtomicBool::new(false),
         });
         let shared = Arc::clone(&state);
-        let listening = std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if shared.has_ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = Arc::clone(&shared);
-                // A client that goes away ends its thread, which is all.
-                std::thread::spawn(move || drop(serve(connection, &state)));
-            }
-        });
         Chaos {
-            host: address.to_owned(),
             state,
-            listening: Some(listening),
+            _listening: Listening::start(address, move |connection| serve(connection, &shared)),
         }
     }
 

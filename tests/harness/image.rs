@@ -70,6 +70,7 @@ pub enum Compression {
 pub struct Layer {
     builder: tar::Builder<Vec<u8>>,
     compression: Compression,
+    n_zeros: u64,
 }
 
 impl Layer {
@@ -77,6 +78,7 @@ impl Layer {
         Layer {
             builder: tar::Builder::new(Vec::new()),
             compression,
+            n_zeros: 0,
         }
     }
 
@@ -118,8 +120,43 @@ impl Layer {
         self
     }
 
+    /// A file of so many zeros at the end, which never lie in memory as a whole. The layer has no
+    /// right diff id, and no end.
+    pub fn bomb(mut self, path: &str, n_zeros: u64) -> Layer {
+        let mut header = header(tar::EntryType::Regular, 0o644, 0, n_zeros);
+        header.set_path(path).expect("it is short");
+        header.set_cksum();
+        let inner = self.builder.get_mut();
+        inner.extend_from_slice(header.as_bytes());
+        self.n_zeros = n_zeros;
+        self
+    }
+
     /// Its diff id, its media type and its bytes as stored.
     fn finish(self) -> (String, &'static str, Vec<u8>) {
+        if self.n_zeros > 0 {
+            // Compressed streams one behind the other are one stream.
+            const PIECE: usize = 16 << 20;
+            let zeros = vec![0; PIECE];
+            let compressed = |bytes: &[u8]| match self.compression {
+                Compression::Zstd => zstd::encode_all(bytes, 19).expect("memory takes it"),
+                _ => {
+                    let level = flate2::Compression::best();
+                    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+                    encoder.write_all(bytes).expect("memory takes it");
+                    encoder.finish().expect("memory takes it")
+                }
+            };
+            let piece = compressed(&zeros);
+            let n_pieces = self.n_zeros as usize / PIECE;
+            let mut bytes = compressed(self.builder.get_ref());
+            bytes.extend(piece.repeat(n_pieces));
+            let media_type = match self.compression {
+                Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+                _ => "application/vnd.oci.image.layer.v1.tar+gzip",
+            };
+            return (digest(b""), media_type, bytes);
+        }
         let plain = self.builder.into_inner().expect("memory takes it");
         let diff_id = digest(&plain);
         match self.compression {

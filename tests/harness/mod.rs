@@ -15,6 +15,7 @@ pub mod env;
 pub mod image;
 pub mod isolation;
 pub mod kernel;
+pub mod listening;
 pub mod proxy;
 pub mod registry;
 pub mod terminal;

@@ -1,55 +1,30 @@
-//! An HTTP proxy that remembers what it was asked for.
+//! An HTTP and SOCKS proxy that remembers what it was asked for.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
-/// Listens until it is dropped.
+use super::listening::Listening;
+
 pub struct Proxy {
     pub address: String,
     asked: Arc<Mutex<Vec<String>>>,
-    has_ended: Arc<AtomicBool>,
-    listening: Option<JoinHandle<()>>,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.has_ended.store(true, Ordering::SeqCst);
-        // Wakes it up, so that it sees.
-        let _ = TcpStream::connect(&self.address);
-        if let Some(listening) = self.listening.take() {
-            let _ = listening.join();
-        }
-    }
+    _listening: Listening,
 }
 
 impl Proxy {
     pub fn start(address: &str) -> Proxy {
-        let listener = TcpListener::bind(address).expect("the namespace is the test's own");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let has_ended = Arc::new(AtomicBool::new(false));
-        let (log, ended) = (Arc::clone(&asked), Arc::clone(&has_ended));
-        let listening = std::thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let log = Arc::clone(&log);
-                // A client that goes away ends its thread, which is all.
-                std::thread::spawn(move || drop(relay(connection, &log)));
-            }
-        });
+        let log = Arc::clone(&asked);
         Proxy {
             address: address.to_owned(),
             asked,
-            has_ended,
-            listening: Some(listening),
+            _listening: Listening::start(address, move |client| relay(client, &log)),
         }
     }
 
-    /// The first lines of the requests so far: `GET http://10.0.0.1/v2/`, `CONNECT 10.0.0.1:443`.
+    /// The first lines of the requests so far: `GET http://10.0.0.1/v2/`, `CONNECT 10.0.0.1:443`,
+    /// `SOCKS 10.0.0.1:443`.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -59,6 +34,10 @@ impl Proxy {
 fn relay(client: TcpStream, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut out = client.try_clone()?;
     let mut reader = BufReader::new(client);
+    if reader.fill_buf()?.first() == Some(&5) {
+        let server = socks(&mut reader, &mut out, log)?;
+        return tunnel(reader.into_inner(), server);
+    }
     let mut upstream: Option<(String, TcpStream)> = None;
     loop {
         let mut line = String::new();
@@ -104,6 +83,30 @@ fn relay(client: TcpStream, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
         server.write_all(b"\r\n")?;
         upstream = Some((host.to_owned(), server));
     }
+}
+
+/// The greeting of RFC 1928, without a password, to a numeric address.
+fn socks(
+    client: &mut impl Read,
+    out: &mut TcpStream,
+    log: &Mutex<Vec<String>>,
+) -> std::io::Result<TcpStream> {
+    let mut read = |n: usize| -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; n];
+        client.read_exact(&mut bytes)?;
+        Ok(bytes)
+    };
+    let n_methods = read(2)?[1];
+    read(n_methods.into())?;
+    out.write_all(&[5, 0])?;
+    assert_eq!(read(4)?, [5, 1, 0, 1], "connect to an IPv4 address");
+    let address = <[u8; 4]>::try_from(read(4)?).expect("four");
+    let port = u16::from_be_bytes(read(2)?.try_into().expect("two"));
+    let address = SocketAddr::from((address, port));
+    log.lock().unwrap().push(format!("SOCKS {address}"));
+    let server = TcpStream::connect(address)?;
+    out.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
+    Ok(server)
 }
 
 fn tunnel(client: TcpStream, server: TcpStream) -> std::io::Result<()> {

@@ -241,6 +241,23 @@ fn images_are_listed_filtered_and_formatted(env: &TestEnv) {
         (&row["Repository"], &row["Tag"]),
         (&json!("app"), &json!("1"))
     );
+    // Made within one second, and still one before the other; of several names only those that are
+    // asked for are shown.
+    let tar = archive(env, "file-system:1", "x");
+    for (file, name) in [(&tar, "first:1"), (&tar, "second:1")] {
+        let file = file.to_str().unwrap();
+        env.wharf(&["image", "import", "-m", name, file, name]).ok();
+    }
+    env.wharf(&["image", "tag", "first:1", "localhost:5000/team/first:1"])
+        .ok();
+    assert_eq!(names(&["-f", "reference=first"]), ["first:1"]);
+    assert_eq!(
+        names(&["-f", "reference=*/team/*"]),
+        ["localhost:5000/team/first:1"]
+    );
+    let both = ["first:1", "localhost:5000/team/first:1"];
+    assert_eq!(names(&["-f", "before=second:1"]), both);
+    assert_eq!(names(&["-f", "since=first:1"]), ["second:1"]);
     env.wharf(&["image", "ls", "-f", "nonsense=1"])
         .fails_saying(&["invalid filter"]);
     env.wharf(&["image", "ls", "--format", "{{.Nothing}}"])
@@ -260,7 +277,7 @@ fn a_name_is_given_and_taken_as_docker_does(env: &TestEnv) {
         .fails_saying(&["no such image"]);
     // By its id an image with names in several repositories is only removed by force.
     env.wharf(&["image", "rm", &id])
-        .fails_saying(&["several names", "--force"]);
+        .fails_saying(&["referenced in multiple repositories: app:1", "--force"]);
     let run = env.wharf(&["image", "rm", "ghcr.io/me/app", "missing", "app:2"]);
     assert_eq!(
         run.stdout,
@@ -273,6 +290,21 @@ fn a_name_is_given_and_taken_as_docker_does(env: &TestEnv) {
         "{run}"
     );
     env.wharf(&["image", "rm", "-f", "missing"]).ok();
+    // What is no archive is told from what is packed in a way that is not read.
+    let packed = env.path("packed.tar.xz");
+    fs::write(&packed, b"\xfd7zXZ\0\0\x04").unwrap();
+    let load = |input: &str| env.wharf(&["image", "load", "-i", input]);
+    let packed = packed.to_str().unwrap();
+    load(packed).fails_saying(&["compressed with xz", "hint: ", "xz -dc"]);
+    env.wharf(&["image", "import", packed, "x:1"])
+        .fails_saying(&["compressed with xz", "hint: ", "image import"]);
+    let half = env.path("half.tar");
+    let whole = fs::read(archive(env, "half:1", "half")).unwrap();
+    fs::write(&half, &whole[..5000]).unwrap();
+    load(half.to_str().unwrap()).fails_saying(&["in the middle", "hint: it is not whole"]);
+    load("/dev/null").fails_saying(&["has no index.json", "hint: an archive of images"]);
+    load("/etc/passwd").fails_saying(&["cannot read the archive", "hint: an archive of images"]);
+    load("/tmp").fails_saying(&["/tmp is a directory", "oci:/tmp"]);
     assert_eq!(content(env), 0, "nothing is left in the store");
 }
 

@@ -121,7 +121,37 @@ fn a_proxy_leads_to_a_registry_and_not_past_its_exceptions(env: &TestEnv) {
         assert_eq!(proxy.asked().len(), asked.len(), "{exceptions}");
     }
 
+    // The file goes before the environment, and is read anew for every pull.
+    let mut settled = insecure;
+    for (proxies, variables, n_more) in [
+        (json!({"http-proxy": named}), vec![], asked.len()),
+        (
+            json!({"http-proxy": named.replace("http", "socks5")}),
+            vec![("HTTP_PROXY", "http://10.9.9.7:1")],
+            1,
+        ),
+        (
+            json!({"no-proxy": "10.9.9.0/24"}),
+            vec![("HTTP_PROXY", named.as_str())],
+            0,
+        ),
+    ] {
+        remove(env, &image);
+        let before = proxy.asked().len();
+        settled["proxies"] = proxies.clone();
+        settings(env, "daemon.json", &settled.to_string());
+        wharf(env, &variables, &["image", "pull", "-q", &image]).ok();
+        let more = proxy.asked().split_off(before);
+        let is_more = match n_more {
+            1 => !more.is_empty() && more.iter().all(|line| *line == format!("SOCKS {host}")),
+            n => more.len() == n,
+        };
+        assert!(is_more, "{proxies}: {more:?}");
+    }
+
     // A proxy that is not there is said to be what is missing.
+    settled["proxies"] = json!({});
+    settings(env, "daemon.json", &settled.to_string());
     remove(env, &image);
     drop(proxy);
     wharf(
@@ -527,10 +557,11 @@ fn dockers_api_pulls_and_pushes(env: &TestEnv) {
     let (status, values) = post("/images/create?fromImage=127.0.0.1:5000/app&tag=1", "");
     assert_eq!(status, "200");
     let said = statuses(&values);
-    assert_eq!(values[0]["status"], "Pulling from 127.0.0.1:5000/app");
+    assert_eq!(values[0]["status"], "Pulling from app");
     assert_eq!(values[0]["id"], "1");
     for expected in [
         "Pull complete",
+        &format!("Digest: {}", digest(&app("api").manifest)),
         "Status: Downloaded newer image for 127.0.0.1:5000/app:1",
     ] {
         assert!(
@@ -580,19 +611,61 @@ fn dockers_api_pulls_and_pushes(env: &TestEnv) {
         values.iter().all(|value| value.get("error").is_none()),
         "{values:#?}"
     );
+    let said = statuses(&values);
+    assert!(said.iter().any(|status| status == "Pushed"), "{said:#?}");
+    let digest = env.wharf(&[
+        "image",
+        "inspect",
+        "-f",
+        "{{range .RepoDigests}}{{.}} {{end}}",
+        &format!("{target}:2"),
+    ]);
+    let digest = digest.ok().stdout;
+    // As after a pull, the digest is a name of the image from here on.
+    let mut digests = digest
+        .split_whitespace()
+        .filter_map(|name| name.split_once('@'));
+    let digest = digests
+        .find(|(name, _)| *name == target)
+        .expect("it was pushed")
+        .1;
+    let aux = values.iter().find_map(|value| value.get("aux"));
+    let aux = aux.expect("clients read it");
+    assert_eq!((&aux["Tag"], &aux["Digest"]), (&json!("2"), &json!(digest)));
+    let last = format!("2: digest: {digest} size: {}", aux["Size"]);
+    assert_eq!(said.last(), Some(&last));
+    let (_, values) = post(&format!("/images/{target}/push?tag=2"), &auth("pa:ss"));
+    let said = statuses(&values);
     assert!(
-        statuses(&values)
-            .iter()
-            .any(|status| status.starts_with("Digest: sha256:")),
-        "{values:#?}"
+        said.iter().any(|status| status == "Layer already exists"),
+        "{said:#?}"
     );
-    env.wharf(&[
+    // Without a tag all of them.
+    for tag in ["3", "4"] {
+        let name = format!("{target}:{tag}");
+        env.wharf(&["image", "tag", &format!("{target}:2"), &name])
+            .ok();
+    }
+    let (_, values) = post(&format!("/images/{target}/push"), &auth("pa:ss"));
+    let said = statuses(&values);
+    let mut tags: Vec<&str> = said
+        .iter()
+        .filter_map(|status| Some(status.split_once(": digest: ")?.0))
+        .collect();
+    tags.sort_unstable();
+    assert_eq!(tags, ["2", "3", "4"], "{said:#?}");
+    let (status, values) = post("/images/127.0.0.1:5000/nowhere/push", "");
+    assert_eq!(status, "404", "{values:?}");
+    let removed = env.wharf(&[
         "image",
         "rm",
         "127.0.0.1:5000/app:1",
         &format!("{target}:2"),
-    ])
-    .ok();
+        &format!("{target}:3"),
+        &format!("{target}:4"),
+    ]);
+    let last = format!("Untagged: {target}:4\nUntagged: {target}@{digest}\nDeleted: ");
+    assert!(removed.ok().stdout.contains(&last));
     let path = format!("/images/create?fromImage={target}&tag=2");
     let (status, _) = post(&path, "");
     assert_ne!(status, "200", "nobody is let in without a password");
@@ -603,6 +676,77 @@ fn dockers_api_pulls_and_pushes(env: &TestEnv) {
         "{values:#?}"
     );
     assert_eq!(mark_of(env, &format!("{target}:2")), "api");
+
+    // What is there, without any of it being fetched.
+    let inspect = |name: &str, auth: &str| -> (String, Value) {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-w", "\n%{http_code}", "--unix-socket"])
+            .arg(env.run_root().join("wharf.sock"))
+            .args(["-H", &format!("X-Registry-Auth: {auth}")])
+            .arg(format!("http://wharf/v1.43/distribution/{name}/json"));
+        let text = run(curl).ok().stdout;
+        let (body, status) = text.rsplit_once('\n').expect("curl writes the status last");
+        let value = serde_json::from_str(body).expect("the answer is JSON");
+        (status.to_owned(), value)
+    };
+    let (status, told) = inspect(&format!("{target}:2"), &auth("pa:ss"));
+    assert_eq!(status, "200", "{told}");
+    let digest_of = |name: &str| {
+        let format = "{{range .RepoDigests}}{{.}} {{end}}";
+        let listed = env.wharf(&["image", "inspect", "-f", format, name]).ok();
+        let mut digests = listed.stdout.split_whitespace();
+        let digest = digests.find_map(|name| name.split_once('@'));
+        digest.expect("it was pulled").1.to_owned()
+    };
+    let digest = digest_of(&format!("{target}:2"));
+    assert_eq!(told["Descriptor"]["digest"], digest);
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    assert_eq!(told["Descriptor"]["mediaType"], manifest);
+    assert!(
+        told["Descriptor"]["size"].as_u64().is_some_and(|n| n > 100),
+        "{told}"
+    );
+    assert_eq!(
+        told["Platforms"],
+        json!([{"architecture": "amd64", "os": "linux"}])
+    );
+    let (status, by_digest) = inspect(&format!("{target}@{digest}"), &auth("pa:ss"));
+    assert_eq!((status.as_str(), by_digest), ("200", told));
+    for (name, auth, expected) in [
+        (format!("{target}:2"), String::new(), "401"),
+        (format!("{target}:2"), auth("wrong"), "401"),
+        (format!("{target}:9"), auth("pa:ss"), "404"),
+        ("127.0.0.1:5000/nowhere:1".to_owned(), String::new(), "404"),
+        ("127.0.0.1:5000/UPPER".to_owned(), String::new(), "400"),
+        ("127.0.0.1:1/app".to_owned(), String::new(), "500"),
+    ] {
+        let (status, told) = inspect(&name, &auth);
+        assert_eq!(status, expected, "{name}: {told}");
+    }
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            {"mediaType": manifest, "digest": digest, "size": 1,
+             "platform": {"architecture": "arm", "os": "linux", "variant": "v7"}},
+            {"mediaType": manifest, "digest": digest, "size": 1,
+             "platform": {"architecture": "amd64", "os": "windows", "os.version": "10.0.1"}},
+        ],
+    });
+    there.put_manifest(
+        "many:latest",
+        "application/vnd.oci.image.index.v1+json",
+        index.to_string().as_bytes(),
+    );
+    let (_, told) = inspect("127.0.0.1:5000/many", "");
+    assert_eq!(
+        told["Platforms"],
+        json!([
+            {"architecture": "arm", "os": "linux", "variant": "v7"},
+            {"architecture": "amd64", "os": "windows", "os.version": "10.0.1"},
+        ]),
+        "{told}"
+    );
     let log = fs::read_to_string(env.run_root().join("engine.log")).unwrap_or_default();
     assert!(!log.contains("pa:ss"), "{log}");
 }

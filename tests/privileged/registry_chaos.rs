@@ -1,12 +1,15 @@
 //! Registries that are busy, broken, or up to no good.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::chaos::{Act, Asked, Chaos};
+use crate::harness::env::run;
 use crate::harness::image::{Compression, Layer, Pushed, digest, pushed, pushed_for};
 use crate::harness::{Project, TestEnv, kernel, wait_for};
 
@@ -27,6 +30,8 @@ crate::cases! {
     what_is_no_image_is_refused_before_anything_is_fetched,
     a_mirror_is_asked_first_and_may_fail,
     two_pulls_of_one_layer_fetch_it_once,
+    an_interrupted_push_lets_go_of_the_image,
+    a_bomb_is_refused_before_it_fills_the_disk,
 }
 
 const ADDRESS: &str = "127.0.0.1:5000";
@@ -571,4 +576,78 @@ fn two_pulls_of_one_layer_fetch_it_once(env: &TestEnv) {
         .filter(|line| line.ends_with(&blob))
         .count();
     assert_eq!(n_fetched, 1, "{:#?}", chaos.lines());
+}
+
+/// Compressing a large layer takes long, and ends with the wish for it.
+fn an_interrupted_push_lets_go_of_the_image(env: &TestEnv) {
+    let _chaos = Chaos::start(ADDRESS);
+    let layer = env.path("layer.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&layer).expect("it is ours"));
+    let bytes = noise(3, 128 << 20);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    let appended = tar.append_data(&mut header, "noise", &bytes[..]);
+    appended.and_then(|()| tar.finish()).expect("there is room");
+    let image = format!("{ADDRESS}/large:1");
+    let layer = layer.to_str().expect("it is UTF-8");
+    env.wharf(&["image", "import", layer, &image]).ok();
+    let mut push = env.command();
+    let push = push.args(["image", "push", &image]);
+    let push = push.stderr(std::process::Stdio::piped());
+    let mut push = push.spawn().expect("it is built");
+    let told = std::io::BufReader::new(push.stderr.take().expect("it is piped"));
+    let mut lines = std::io::BufRead::lines(told).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Preparing")));
+    let pid = nix::unistd::Pid::from_raw(push.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it is our child");
+    assert_eq!(push.wait().expect("it is our child").code(), Some(130));
+    std::thread::sleep(Duration::from_millis(500));
+    let removed = env.wharf(&["image", "rm", &image]).ok();
+    assert!(removed.stdout.contains("Deleted: "), "{removed}");
+}
+
+/// S41 at its full size: ten GiB in ten MiB of gzip, and in one of zstd. Time, disk and memory are
+/// bounded by what one image has of bytes whatever the ratio.
+fn a_bomb_is_refused_before_it_fills_the_disk(env: &TestEnv) {
+    let chaos = Chaos::start(ADDRESS);
+    let root = env.data_root();
+    for (name, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
+        let layers = vec![
+            Layer::busybox(Compression::Gzip),
+            Layer::new(compression).bomb("zeros", 10 << 30),
+        ];
+        chaos.put(&format!("{name}:1"), &pushed(layers, &json!({})));
+        let image = format!("{ADDRESS}/{name}:1");
+        let mut pull = env.command();
+        pull.args(["image", "pull", &image]);
+        let done = AtomicBool::new(false);
+        let (run, most) = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let (mut disk, mut memory) = (0_u64, 0_u64);
+                while !done.load(Ordering::SeqCst) {
+                    let files = kernel::files_under(&root);
+                    let sizes = files.iter().filter_map(|file| file.metadata().ok());
+                    disk = disk.max(sizes.map(|file| file.blocks() * 512).sum());
+                    let peak = env.engine_pid();
+                    let peak = peak.and_then(|pid| kernel::status_field(pid, "VmHWM"));
+                    let peak = peak.and_then(|kib| kib.split(' ').next()?.parse::<u64>().ok());
+                    memory = memory.max(peak.unwrap_or(0) << 10);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                (disk, memory)
+            });
+            let run = run(pull);
+            done.store(true, Ordering::SeqCst);
+            (run, watching.join().expect("it only looks"))
+        });
+        run.fails_saying(&["exceeds the limit", "hint: no honest layer"]);
+        // The download and one GiB and what the ratio allows for the rest.
+        assert!(most.0 < 3 << 30, "{name}: {most:?}");
+        assert!(most.1 < 256 << 20, "{name}: {most:?}");
+        assert_no_leftover(env);
+        let mut list = env.wharf(&["image", "ls", "-q"]).ok().stdout;
+        list.retain(|c| !c.is_whitespace());
+        assert_eq!(list, "");
+    }
 }

@@ -242,7 +242,8 @@ pub(super) async fn create<H: Host>(
     }
     if value("fromSrc") != "-" {
         // Docker's daemon would fetch it; ours fetches nothing that a client names.
-        let message = "only fromSrc=- is served: send the archive in the body";
+        let message = "an archive on another machine is not fetched: send it in the body with \
+                       fromSrc=- (`curl -L URL | docker import -`)";
         return Err(ApiError::new(FailureKind::Unsupported, message));
     }
     let archive = receive(&*shared.host, body).await?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -19,11 +19,14 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::error::ApiError;
 use crate::api::Host;
+use crate::api::images::{FiltersOf, ImageFilters};
 use crate::api::wire::registry::{
     Artifact, ArtifactRequest, AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
 };
 use crate::plan::Logins;
-use crate::reconcile::{BackendError, ImageProgress, ImageRequest, Report, Status, Subject};
+use crate::reconcile::{
+    BackendError, FailureKind, ImageProgress, ImageRequest, Report, Status, Subject,
+};
 
 /// Lines that wait for a slow client.
 const BACKLOG: usize = 64;
@@ -93,6 +96,14 @@ enum Direction {
     /// Every tag of a repository, one after the other: they share most of their layers.
     PullAll,
     Push,
+    /// Every tag of a repository that is here.
+    PushAll,
+}
+
+impl Direction {
+    fn is_push(self) -> bool {
+        matches!(self, Direction::Push | Direction::PushAll)
+    }
 }
 
 /// Carries a transfer out; it is given up when nobody reads the events any more.
@@ -110,6 +121,7 @@ fn begin<H: Host>(
                 Direction::Pull => host.ensure_image(&request, progress).await.map(drop),
                 Direction::PullAll => pull_all(&**host, request, progress).await,
                 Direction::Push => host.push_image(&request, progress).await,
+                Direction::PushAll => push_all(&**host, request, progress).await,
             }
         };
         let told = async {
@@ -149,6 +161,61 @@ async fn pull_all<H: Host>(
     Ok(())
 }
 
+async fn push_all<H: Host>(
+    host: &H,
+    request: ImageRequest,
+    progress: mpsc::UnboundedSender<ImageProgress>,
+) -> Result<(), BackendError> {
+    let filters = json!({ "reference": [request.reference] }).to_string();
+    let filters = ImageFilters::parse(&filters, FiltersOf::List)?;
+    let images = host.images(filters).await?;
+    let tags = images.into_iter().flat_map(|image| image.repo_tags);
+    let is_asked = |name: &String| {
+        let repository = name.rsplit_once(':').map(|(repository, _)| repository);
+        repository == Some(request.reference.as_str())
+    };
+    let mut names: Vec<String> = tags.filter(is_asked).collect();
+    names.sort();
+    if names.is_empty() {
+        return Err(BackendError {
+            kind: FailureKind::NotFound,
+            message: format!(
+                "an image does not exist locally with the tag: {}",
+                request.reference
+            ),
+            hints: Vec::new(),
+        });
+    }
+    for reference in names {
+        let one = ImageRequest {
+            reference,
+            ..request.clone()
+        };
+        host.push_image(&one, progress.clone()).await?;
+    }
+    Ok(())
+}
+
+/// The digest by which the image of a name was pulled.
+async fn digest_of<H: Host>(host: &H, reference: &str) -> Option<String> {
+    let image = host.inspect_image(reference).await.ok()?;
+    let (name, pinned) = match reference.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (reference, None),
+    };
+    let mut digests = image
+        .repo_digests
+        .iter()
+        .filter_map(|name| name.split_once('@'));
+    let found = digests.find(|(repository, digest)| match pinned {
+        Some(pinned) => *digest == pinned,
+        None => name
+            .strip_prefix(repository)
+            .is_some_and(|tag| !tag.contains('/')),
+    });
+    found.map(|(_, digest)| digest.to_owned())
+}
+
 fn events(receiver: mpsc::Receiver<Event>) -> impl Stream<Item = Event> + Send + 'static {
     futures_util::stream::unfold(receiver, |mut receiver| async move {
         let event = receiver.recv().await?;
@@ -165,13 +232,19 @@ async fn docker_stream<H: Host>(
     first: Value,
 ) -> Result<Response, ApiError> {
     let reference = request.reference.clone();
-    let mut is_new = true;
-    let mut receiver = begin(shared, request, direction);
+    // Of a repository whose tags are all asked for, too.
+    let is_name = move |part: &str| {
+        let rest = part.strip_prefix(reference.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    let reference = request.reference.clone();
+    let (mut n_asked, mut n_same) = (0, 0);
+    let mut receiver = begin(Arc::clone(&shared), request, direction);
     let mut early = Vec::new();
     loop {
         match receiver.recv().await {
             Some(Event::Ended(Err(error))) => return Err(error.into()),
-            Some(Event::Progress(progress)) if progress.part == reference => {
+            Some(Event::Progress(progress)) if is_name(&progress.part) => {
                 early.push(Event::Progress(progress));
             }
             Some(event) => {
@@ -182,22 +255,50 @@ async fn docker_stream<H: Host>(
         }
     }
     let told = futures_util::stream::iter(early).chain(events(receiver));
-    let told = told.map(move |event| match event {
-        Event::Progress(progress) if progress.part == reference => {
-            is_new &= progress.status != "up to date";
-            match progress.status.strip_prefix("digest: ") {
-                Some(digest) => vec![json!({"status": format!("Digest: {digest}")})],
-                None => Vec::new(),
+    let pulled = reference.clone();
+    let told = told.then(move |event| {
+        let (shared, pulled) = (Arc::clone(&shared), pulled.clone());
+        async move {
+            let digest = match (&event, direction) {
+                (Event::Ended(Ok(())), Direction::Pull) => digest_of(&*shared.host, &pulled).await,
+                _ => None,
+            };
+            (event, digest)
+        }
+    });
+    let told = told.map(move |(event, digest)| match event {
+        Event::Progress(progress) if is_name(&progress.part) => {
+            n_asked += u64::from(progress.status == "resolving");
+            n_same += u64::from(progress.status == "up to date");
+            let Some(digest) = progress.status.strip_prefix("digest: ") else {
+                return Vec::new();
+            };
+            let (tag, size) = (tag_of(&progress.part), progress.total_bytes);
+            vec![
+                json!({"status": format!("{tag}: digest: {digest} size: {size}")}),
+                json!({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": size}}),
+            ]
+        }
+        Event::Progress(mut progress) if direction.is_push() => {
+            match progress.status.as_str() {
+                "complete" => "pushed".clone_into(&mut progress.status),
+                "already there" => "exists".clone_into(&mut progress.status),
+                _ => {}
             }
+            vec![progress_line(&progress)]
         }
         Event::Progress(progress) => vec![progress_line(&progress)],
-        Event::Ended(Ok(())) if direction == Direction::Push => Vec::new(),
+        Event::Ended(Ok(())) if direction.is_push() => Vec::new(),
         Event::Ended(Ok(())) => {
-            let status = match is_new {
+            let status = match n_same < n_asked {
                 true => format!("Status: Downloaded newer image for {reference}"),
                 false => format!("Status: Image is up to date for {reference}"),
             };
-            vec![json!({ "status": status })]
+            let digest = digest.map(|digest| json!({"status": format!("Digest: {digest}")}));
+            digest
+                .into_iter()
+                .chain([json!({ "status": status })])
+                .collect()
         }
         Event::Ended(Err(error)) => vec![json!({
             "errorDetail": {"message": error.message},
@@ -239,7 +340,12 @@ pub(super) async fn push<H: Host>(
     State(shared): State<Arc<Shared<H>>>,
     body: Result<Json<ImageTransfer>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    Ok(reports(shared, body?.0, Direction::Push))
+    let transfer = body?.0;
+    let direction = match transfer.all_tags {
+        true => Direction::PushAll,
+        false => Direction::Push,
+    };
+    Ok(reports(shared, transfer, direction))
 }
 
 /// `POST /wharf/v1/images/digest`.
@@ -271,6 +377,24 @@ pub(super) async fn artifact<H: Host>(
     Ok(Json(shared.host.artifact(&request, &asked.kinds).await?))
 }
 
+/// `GET /distribution/{name}/json`. The router hands over everything behind `/distribution/`,
+/// since a name may hold slashes.
+pub(super) async fn distribution<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Some(name) = path.strip_suffix("/json") else {
+        return Err(ApiError::new(FailureKind::NotFound, "page not found"));
+    };
+    let request = ImageRequest {
+        reference: name.to_owned(),
+        logins: logins(&headers, name),
+        ..ImageRequest::default()
+    };
+    Ok(Json(shared.host.describe_remote(&request).await?).into_response())
+}
+
 fn reports<H: Host>(
     shared: Arc<Shared<H>>,
     transfer: ImageTransfer,
@@ -285,7 +409,7 @@ fn reports<H: Host>(
     };
     let (working, ended) = match direction {
         Direction::Pull | Direction::PullAll => (Status::Pulling, Status::Pulled),
-        Direction::Push => (Status::Pushing, Status::Pushed),
+        Direction::Push | Direction::PushAll => (Status::Pushing, Status::Pushed),
     };
     let subject = Subject::Image(reference.clone());
     let about = |status, text: &str| Report::Progress {
@@ -343,6 +467,7 @@ pub(super) async fn docker_pull<H: Host>(
     tag: &str,
     platform: &str,
 ) -> Result<Response, ApiError> {
+    let from_image = familiar(from_image);
     let reference = match tag {
         "" => from_image.to_owned(),
         digest if digest.contains(':') => format!("{from_image}@{digest}"),
@@ -360,7 +485,8 @@ pub(super) async fn docker_pull<H: Host>(
         let first = json!({"status": format!("Pulling all tags of {from_image}")});
         return docker_stream(shared, request, Direction::PullAll, first).await;
     }
-    let first = json!({"status": format!("Pulling from {from_image}"), "id": tag});
+    let path = path_of(from_image);
+    let first = json!({"status": format!("Pulling from {path}"), "id": tag});
     docker_stream(shared, request, Direction::Pull, first).await
 }
 
@@ -371,6 +497,7 @@ pub(super) async fn docker_push<H: Host>(
     name: &str,
     tag: &str,
 ) -> Result<Response, ApiError> {
+    let name = familiar(name);
     let reference = match tag {
         "" => name.to_owned(),
         tag => format!("{name}:{tag}"),
@@ -381,5 +508,60 @@ pub(super) async fn docker_push<H: Host>(
         ..ImageRequest::default()
     };
     let first = json!({"status": format!("The push refers to repository [{name}]")});
-    docker_stream(shared, request, Direction::Push, first).await
+    // Without any tag Docker sends all; its own client names one unless it was asked for all.
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let direction = match tag.is_empty() && !last.contains([':', '@']) {
+        true => Direction::PushAll,
+        false => Direction::Push,
+    };
+    docker_stream(shared, request, direction, first).await
+}
+
+/// A name as it is shown: Docker Hub's without what every name there has.
+fn familiar(name: &str) -> &str {
+    let hosts = ["docker.io/", "index.docker.io/"];
+    let rest = hosts.iter().find_map(|host| name.strip_prefix(host));
+    let rest = rest.unwrap_or(name);
+    rest.strip_prefix("library/").unwrap_or(rest)
+}
+
+/// A name as its own registry knows it.
+fn path_of(name: &str) -> String {
+    match name.split_once('/') {
+        None => format!("library/{name}"),
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => path.to_owned(),
+        Some(_) => name.to_owned(),
+    }
+}
+
+/// What stands behind the name.
+fn tag_of(reference: &str) -> &str {
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    last.split_once(':').map_or("latest", |(_, tag)| tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_as_docker_shows_them() {
+        for (name, shown, path, tag) in [
+            ("busybox", "busybox", "library/busybox", "latest"),
+            (
+                "docker.io/library/busybox:1",
+                "busybox:1",
+                "library/busybox:1",
+                "1",
+            ),
+            ("index.docker.io/me/app", "me/app", "me/app", "latest"),
+            ("library/busybox", "busybox", "library/busybox", "latest"),
+            ("localhost:5000/a/b:x", "localhost:5000/a/b:x", "a/b:x", "x"),
+            ("ghcr.io/a/b", "ghcr.io/a/b", "a/b", "latest"),
+        ] {
+            assert_eq!(familiar(name), shown);
+            assert_eq!(path_of(shown), path);
+            assert_eq!(tag_of(shown), tag);
+        }
+    }
 }

@@ -54,6 +54,7 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
                 .post(images::change::<H>)
                 .delete(images::remove::<H>),
         )
+        .route("/distribution/{*name}", get(registry::distribution::<H>))
         .route("/system/df", get(images::disk_usage::<H>))
         .route("/auth", post(registry::auth::<H>))
         // Our own.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{age, moment, short_id};
+use super::{age, short_id};
 use crate::api::wire::image::HistoryItem;
 use crate::cli::clock::now_ns;
 use crate::cli::command::with_engine;
@@ -27,6 +27,19 @@ pub struct History {
     /// Ids only
     #[arg(short = 'q', long)]
     pub quiet: bool,
+}
+
+/// A moment as Docker has it in a history, unlike in its lists.
+fn rfc3339(created: i64) -> String {
+    let at = jiff::Timestamp::from_second(created)
+        .ok()
+        .filter(|_| created > 0);
+    at.map_or("N/A".to_owned(), |at| {
+        let at = at.to_zoned(jiff::tz::TimeZone::system());
+        let text = at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
+        // Go's zero offset.
+        text.replace("+00:00", "Z")
+    })
 }
 
 /// As many characters of an instruction as Docker shows.
@@ -54,7 +67,7 @@ impl History {
             vec![
                 id(step),
                 age(step.created, now_ns),
-                moment(step.created),
+                rfc3339(step.created),
                 match self.no_trunc || by.chars().count() <= CREATED_BY_CHARS {
                     true => by,
                     false => by.chars().take(CREATED_BY_CHARS - 1).chain(['…']).collect(),

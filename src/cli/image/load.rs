@@ -64,6 +64,11 @@ async fn input_stream(input: &str) -> Result<BoxStream<'static, io::Result<Bytes
         return Ok(written(move |out| layout::pack(&directory, out)).boxed());
     }
     let path = layout::file(input);
+    if path.is_dir() {
+        let message = format!("{} is a directory", path.display());
+        let hint = format!("an OCI layout is loaded by `wharf image load -i oci:{input}`");
+        return Err(Failure::new(Kind::System, message).hint(&hint));
+    }
     let file = tokio::fs::File::open(&path).await;
     let file =
         file.map_err(|error| Failure::system(&format!("cannot open {}", path.display()), &error))?;

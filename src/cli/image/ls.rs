@@ -7,7 +7,7 @@ use crate::api::wire::image::ImageSummary;
 use crate::cli::clock::now_ns;
 use crate::cli::command::with_engine;
 use crate::cli::globals::Context;
-use crate::cli::output::{Failure, Rows, short_size};
+use crate::cli::output::{Failure, Rows, long_size, short_size};
 
 /// List images
 ///
@@ -52,6 +52,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("Size", "SIZE"),
     ("SharedSize", "SHARED SIZE"),
     ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "VIRTUAL SIZE"),
     ("Containers", "CONTAINERS"),
 ];
 
@@ -99,7 +100,7 @@ impl Ls {
 
     fn row(&self, image: &ImageSummary, name: Name, now_ns: u64) -> Vec<String> {
         let unknown = |size: i64| match u64::try_from(size) {
-            Ok(size) => short_size(size),
+            Ok(size) => long_size(size),
             Err(_) => "N/A".to_owned(),
         };
         vec![
@@ -115,6 +116,7 @@ impl Ls {
             short_size(image.size),
             unknown(image.shared_size),
             unknown(image.size as i64 - image.shared_size),
+            long_size(image.size),
             match image.containers {
                 -1 => "N/A".to_owned(),
                 n => n.to_string(),

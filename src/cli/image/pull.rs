@@ -43,11 +43,7 @@ pub struct Pull {
 
 impl Pull {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
-        let last = self.name.rsplit('/').next().unwrap_or_default();
-        if self.all_tags && last.contains([':', '@']) {
-            let error = "a tag or digest cannot be given with --all-tags";
-            return Err(Failure::new(Kind::Usage, error));
-        }
+        refuse_a_tag_of_all(self.all_tags, &self.name)?;
         let transfer = ImageTransfer {
             logins: credentials::for_references(context, std::iter::once(self.name.as_str())),
             reference: self.name,
@@ -58,12 +54,28 @@ impl Pull {
             let reports = client.pull_image(&transfer).await?;
             show(context, reports, self.quiet).await
         })?;
-        let mut name = credentials::full_name(&transfer.reference);
-        if self.all_tags && name.ends_with(":latest") {
-            name.truncate(name.len() - ":latest".len());
-        }
-        context.output.line(&name)
+        context.output.line(&shown_name(&transfer))
     }
+}
+
+pub(super) fn refuse_a_tag_of_all(all_tags: bool, name: &str) -> Result<(), Failure> {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match all_tags && last.contains([':', '@']) {
+        true => Err(Failure::new(
+            Kind::Usage,
+            "a tag or digest cannot be given with --all-tags",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The whole name of what was transferred, for scripts.
+pub(super) fn shown_name(transfer: &ImageTransfer) -> String {
+    let mut name = credentials::full_name(&transfer.reference);
+    if transfer.all_tags && name.ends_with(":latest") {
+        name.truncate(name.len() - ":latest".len());
+    }
+    name
 }
 
 /// Shows a transfer to its end. Leaving gives it up; what was fetched is kept for the next one.

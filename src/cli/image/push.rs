@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::pull::show;
+use super::pull::{refuse_a_tag_of_all, show, shown_name};
 use crate::api::wire::registry::ImageTransfer;
 use crate::cli::command::with_engine;
 use crate::cli::credentials;
@@ -15,12 +15,16 @@ use crate::cli::output::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     wharf image tag app registry.example.com/team/app:1\n  \
-    wharf image push registry.example.com/team/app:1")]
+    wharf image push registry.example.com/team/app:1\n  \
+    wharf image push -a registry.example.com/team/app     all tags that are here")]
 pub struct Push {
     /// Name of the image, with its registry and tag [default tag: latest]
     #[arg(value_name = "NAME[:TAG]")]
     pub name: String,
-    /// Do not show how it is pushed
+    /// Hand over every tag that is here under this name
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Print the name only
     #[arg(short, long)]
     pub quiet: bool,
     /// Without effect: there is no content trust, and scripts that switch it off may go on
@@ -30,7 +34,9 @@ pub struct Push {
 
 impl Push {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
+        refuse_a_tag_of_all(self.all_tags, &self.name)?;
         let transfer = ImageTransfer {
+            all_tags: self.all_tags,
             logins: credentials::for_references(context, std::iter::once(self.name.as_str())),
             reference: self.name,
             ..ImageTransfer::default()
@@ -38,6 +44,7 @@ impl Push {
         with_engine(context, async |client| {
             let reports = client.push_image(&transfer).await?;
             show(context, reports, self.quiet).await
-        })
+        })?;
+        context.output.line(&shown_name(&transfer))
     }
 }

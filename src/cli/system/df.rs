@@ -164,8 +164,8 @@ fn verbose(usage: &DiskUsage, now_ns: u64) -> Result<String, Failure> {
                         short_id(&image.id).to_owned(),
                         age(image.created, now_ns),
                         short_size(image.size),
-                        short_size(shared),
-                        short_size(image.size.saturating_sub(shared)),
+                        long_size(shared),
+                        long_size(image.size.saturating_sub(shared)),
                         image.containers.to_string(),
                     ]
                 })
@@ -240,7 +240,7 @@ fn verbose(usage: &DiskUsage, now_ns: u64) -> Result<String, Failure> {
                     volume.name.clone(),
                     volume.usage_data.ref_count.to_string(),
                     match u64::try_from(volume.usage_data.size) {
-                        Ok(size) => short_size(size),
+                        Ok(size) => long_size(size),
                         Err(_) => "N/A".to_owned(),
                     },
                 ]

@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 
 use super::Digest;
 use super::content::{Content, MAX_DOCUMENT_BYTES};
-use super::layer::{Limits, inflate_bounded, read_error};
+use super::layer::{Allowance, Limits, inflate_bounded, read_error, refuse_compression};
 use super::source::{MAX_MEMBERS, SourceError};
 use super::tar_stream::{EntryKind, Seekable, TarStream};
 use crate::sys::beneath;
@@ -95,10 +95,15 @@ impl Source {
         if !file.metadata().map_err(open)?.is_file() {
             return Err(open(io::ErrorKind::InvalidInput.into()));
         }
-        let mut magic = [0; 4];
+        let mut magic = [0; 6];
         let n = file.read_at(&mut magic, 0).map_err(open)?;
-        if magic[..n].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+        if magic[..n].starts_with(&[0x1f, 0x8b]) || magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
             file = decompressed(path, file, content)?;
+        } else {
+            refuse_compression(&magic[..n]).map_err(|source| SourceError::Decompress {
+                path: path.to_owned(),
+                source,
+            })?;
         }
         let members = index(path, &file)?;
         Ok(Source::Archive {
@@ -245,7 +250,8 @@ fn decompressed(path: &Path, file: File, content: &Content) -> Result<File, Sour
         source,
     };
     // Bounded like a layer: the disk is the engine's, the archive anybody's.
-    let mut inflated = inflate_bounded(file, Limits::DEFAULT).map_err(decompress)?;
+    let allowance = Allowance::new(Limits::DEFAULT);
+    let mut inflated = inflate_bounded(file, &allowance).map_err(decompress)?;
     let copied = io::copy(&mut inflated, &mut scratch).and_then(|_| scratch.rewind());
     copied.map_err(|error| decompress(read_error(error)))?;
     Ok(scratch)

@@ -12,6 +12,7 @@ use super::recipe::RecipeError;
 use super::reference::ReferenceError;
 use super::registry::RegistryError;
 use super::source::SourceError;
+use super::tar_stream::TarError;
 use crate::engine::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,10 @@ pub enum ImageError {
         /// By a name rather than an id.
         is_named: bool,
     },
-    #[error("image {image} has several names: {}", names.join(", "))]
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is referenced in multiple \
+         repositories: {}", names.join(", ")
+    )]
     SeveralNames { image: String, names: Vec<String> },
 }
 
@@ -143,6 +147,27 @@ impl ImageError {
         false
     }
 
+    /// Whether a layer asks for more than any honest one does.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            ImageError::Layer { source, .. } | ImageError::Import { source } => {
+                matches!(source, LayerError::Limit { .. })
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a registry wants to know who asks, or knows and refuses.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            ImageError::Registry(error) => matches!(error, RegistryError::Denied { .. }),
+            ImageError::Pull { source, .. } | ImageError::Push { source, .. } => {
+                matches!(**source, RegistryError::Denied { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         if self.is_disk_full() {
@@ -150,10 +175,49 @@ impl ImageError {
                         shows what takes how much, `wharf image prune` removes what nobody uses)";
             return Some(hint.to_owned());
         }
+        if self.is_limit() {
+            let hint = "no honest layer comes near this limit: nothing of it was kept; if the image is \
+                        yours, leave out or split up what is so large or repeats itself so often";
+            return Some(hint.to_owned());
+        }
         match self {
             ImageError::NotPresent { image, .. } => Some(format!(
                 "`wharf image pull {image}` fetches it, or change `pull_policy`"
             )),
+            ImageError::NotFound { .. } => Some(
+                "`wharf image ls` shows what is there, `wharf image pull NAME` fetches what is not"
+                    .to_owned(),
+            ),
+            ImageError::OtherPlatform { .. }
+            | ImageError::Source(SourceError::NoPlatform { .. }) => Some(
+                "ask for a platform that there is (`--platform`, or `platform` of the service), or \
+                 build the image for this one"
+                    .to_owned(),
+            ),
+            ImageError::Source(SourceError::Decompress {
+                source: LayerError::Compression { format },
+                ..
+            }) => Some(format!(
+                "decompress it on its way: `{format} -dc FILE | wharf image load`"
+            )),
+            ImageError::Import {
+                source: LayerError::Compression { format },
+            } => Some(format!(
+                "decompress it on its way: `{format} -dc FILE | wharf image import - NAME`"
+            )),
+            ImageError::Source(SourceError::Archive {
+                source: TarError::Truncated,
+                ..
+            })
+            | ImageError::Layer {
+                source: LayerError::Tar(TarError::Truncated),
+                ..
+            } => Some("it is not whole: write or copy it once more".to_owned()),
+            ImageError::Source(error) if error.is_no_archive() => Some(
+                "an archive of images is what `wharf image save` and `docker save` write, or an OCI \
+                 layout; a file system becomes an image by `wharf image import`"
+                    .to_owned(),
+            ),
             ImageError::Registry(error) => error.hint(),
             ImageError::Pull { source, .. } | ImageError::Push { source, .. } => source.hint(),
             ImageError::NotPushable { .. } => Some(

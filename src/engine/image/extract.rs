@@ -4,6 +4,8 @@
 //! archive are followed as inside a container and cannot lead out. Whiteouts are collected and
 //! applied last, because a marker only ever hides lower layers, wherever in the archive it stands.
 
+mod hard_link;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Write};
@@ -11,10 +13,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::copy;
+use hard_link::HardLinks;
+pub(super) use hard_link::is_whiteout;
+
 use super::entry_path::{clean, in_root, resolve_link, shown, split};
 use super::layer::{self, LayerError, Limits};
 use super::metadata::{self, Metadata, is_allowed_xattr};
@@ -46,8 +50,7 @@ pub struct Extractor {
     implicit: BTreeSet<PathBuf>,
     whiteouts: Vec<PathBuf>,
     opaque: Vec<PathBuf>,
-    /// Hard links (path, target) whose target this layer does not contain.
-    missing_links: Vec<(PathBuf, PathBuf)>,
+    hard_links: HardLinks,
 }
 
 /// The directory of an entry.
@@ -85,7 +88,7 @@ impl Extractor {
             implicit: BTreeSet::from([PathBuf::new()]),
             whiteouts: Vec::new(),
             opaque: Vec::new(),
-            missing_links: Vec::new(),
+            hard_links: HardLinks::default(),
         }
     }
 
@@ -212,7 +215,7 @@ impl Extractor {
                 made(path, metadata.apply_to_special(dir, name, true))?;
                 Ok(replaced)
             }
-            EntryKind::HardLink => self.link(entry, &place),
+            EntryKind::HardLink => self.link(entry, &place, metadata),
             EntryKind::CharDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
                 let kind = match entry.kind {
                     EntryKind::CharDevice => FileType::CharacterDevice,
@@ -276,53 +279,6 @@ impl Extractor {
         }
         early.complete(file.as_fd());
         made(path, metadata.apply_to_new(file.as_fd()))
-    }
-
-    fn link(&mut self, entry: &TarEntry, place: &Place<'_>) -> Result<bool, LayerError> {
-        let (path, dir, name) = (place.path, place.dir, place.name);
-        let target = clean(&entry.link, &self.limits)?;
-        let Some((target_parent, target_name)) = split(&target) else {
-            return Err(LayerError::Path {
-                path: shown(&entry.link),
-                why: "a hard link to the root",
-            });
-        };
-        // The target's own name is not followed: a hard link to a symlink is another name of that
-        // symlink.
-        let stat = beneath::open_in_root(
-            self.root.as_fd(),
-            in_root(target_parent),
-            OFlags::DIRECTORY | OFlags::PATH,
-        )
-        .and_then(|parent| {
-            let stat = rustix::fs::statat(&parent, &target_name, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok((parent, stat))
-        });
-        let (target_dir, stat) = match stat {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.keep(path)?;
-                self.keep(&target)?;
-                self.missing_links.push((path.to_owned(), target));
-                return Ok(false);
-            }
-            Err(error) => return made(path, Err(error)),
-        };
-        if let Ok(existing) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            && (existing.st_dev, existing.st_ino) == (stat.st_dev, stat.st_ino)
-        {
-            return Ok(false);
-        }
-        let ((), replaced) = self.replacing(place, || {
-            Ok(rustix::fs::linkat(
-                &target_dir,
-                &target_name,
-                dir,
-                name,
-                AtFlags::empty(),
-            )?)
-        })?;
-        Ok(replaced)
     }
 
     fn metadata(&mut self, entry: &TarEntry) -> Result<Metadata, LayerError> {
@@ -546,16 +502,14 @@ fn set_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
 impl Extracted {
     /// Whether [`Extracted::complete`] would look at the layers below.
     pub fn needs_lower(&self) -> bool {
-        !self.0.missing_links.is_empty() || !self.0.implicit.is_empty()
+        !self.0.hard_links.is_empty() || !self.0.implicit.is_empty()
     }
 
     /// Does what needs the layers below: `lower` is the root of their merged view.
     /// Returns the bytes of file data.
     pub fn complete(self, lower: Option<BorrowedFd<'_>>) -> Result<u64, LayerError> {
         let Extracted(mut layer) = self;
-        for (path, target) in std::mem::take(&mut layer.missing_links) {
-            layer.link_to_lower(&path, &target, lower)?;
-        }
+        layer.link_to_lower(lower)?;
         for path in std::mem::take(&mut layer.implicit) {
             let inherited = lower.and_then(|lower| {
                 beneath::open_in_root(
@@ -590,80 +544,5 @@ impl Extracted {
         }
         layer.recorder.finish().map_err(LayerError::Recipe)?;
         Ok(layer.n_bytes)
-    }
-}
-
-impl Extractor {
-    /// A hard link to a file of a lower layer: that file is copied up under its own name, so that
-    /// both names keep sharing one file.
-    fn link_to_lower(
-        &mut self,
-        path: &Path,
-        target: &Path,
-        lower: Option<BorrowedFd<'_>>,
-    ) -> Result<(), LayerError> {
-        let dangling = || LayerError::DanglingLink {
-            path: path.to_owned(),
-            target: target.to_owned(),
-        };
-        let (Some((parent, name)), Some((target_parent, target_name))) =
-            (split(path), split(target))
-        else {
-            return Err(dangling());
-        };
-        let dir = self.directory(parent, 0)?;
-        let up = self.directory(target_parent, 0)?;
-        let place = Place {
-            path,
-            dir: dir.as_fd(),
-            name: &name,
-            real: self
-                .real(dir.as_fd())
-                .unwrap_or(parent.to_owned())
-                .join(&name),
-        };
-        let is_there = |stat: &rustix::fs::Stat| {
-            // A whiteout of this very layer does not count.
-            FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0
-        };
-        let in_layer = rustix::fs::statat(&up, &target_name, AtFlags::SYMLINK_NOFOLLOW).ok();
-        if in_layer.as_ref().is_none_or(|stat| !is_there(stat)) {
-            let lower = lower.ok_or_else(dangling)?;
-            let below = beneath::open_in_root(
-                lower,
-                in_root(target_parent),
-                OFlags::DIRECTORY | OFlags::RDONLY,
-            )
-            .map_err(|_| dangling())?;
-            match rustix::fs::statat(&below, &target_name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                    return made(path, Err(Errno::PERM.into()));
-                }
-                Ok(_) => {}
-                Err(_) => return Err(dangling()),
-            }
-            if in_layer.is_some() {
-                // The target is removed by this layer; only the link remains.
-                self.remove(&place)?;
-                return made(
-                    path,
-                    copy::copy_file(below.as_fd(), &target_name, dir.as_fd(), &name),
-                );
-            }
-            made(
-                target,
-                copy::copy_file(below.as_fd(), &target_name, up.as_fd(), &target_name),
-            )?;
-        }
-        self.replacing(&place, || {
-            Ok(rustix::fs::linkat(
-                &up,
-                &target_name,
-                &dir,
-                &name,
-                AtFlags::empty(),
-            )?)
-        })?;
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use super::layer::{self, Expected, Limits, Target};
+use super::layer::{self, Allowance, Expected, Limits, Target};
 use super::recipe::Recipe;
 use super::tar_stream::{EntryKind, Streamed, TarStream};
 use super::{Digest, compare, config, source};
@@ -81,7 +81,7 @@ pub fn layer(bytes: &[u8], directory: &Path) -> bool {
         blob_bytes: None,
         diff_id: Digest::of(bytes),
     };
-    let unpacked = layer::unpack(bytes, &expected, target, LIMITS, &|_| ())
+    let unpacked = layer::unpack(bytes, &expected, target, &Allowance::new(LIMITS), &|_| ())
         .and_then(|extracted| extracted.complete(None));
     let accepted = unpacked.is_ok();
     if accepted {

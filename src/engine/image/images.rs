@@ -19,7 +19,7 @@ use super::content::{Content, ContentError, private_directory};
 use super::platform::Platform;
 use super::pull::{Claims, Wish};
 use super::pull_policy::PullPolicy;
-use super::registry::{Artifact, Registries, RegistryError, Visit};
+use super::registry::{Artifact, Described, Registries, RegistryError, Visit};
 use super::source::{self, Stamp};
 use super::{Digest, ImageError, Reference};
 use crate::engine::store::{Batch, Store, Table};
@@ -308,6 +308,25 @@ impl Images {
             ImageError::Registry(source) => not_told(reference)(source),
             error => error,
         })
+    }
+
+    /// What the registry has under a reference now, whatever is stored here.
+    pub async fn describe(
+        &self,
+        reference: &Reference,
+        login: Option<&Login>,
+        cancelled: &CancellationToken,
+    ) -> Result<Described, ImageError> {
+        let visit = visit(reference, login, cancelled)?;
+        let name = match reference {
+            Reference::Registry {
+                digest: Some(digest),
+                ..
+            } => digest.to_string(),
+            Reference::Registry { tag: Some(tag), .. } => tag.clone(),
+            _ => "latest".to_owned(),
+        };
+        self.inner.registries.describe(&visit, &name).await
     }
 
     /// An image by reference, or by id or the unique beginning of one.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::config;
 use super::digest::Hashing;
 use super::images::Images;
-use super::layer::{Expected, Limits, inflate_bounded, read_error};
+use super::layer::{Allowance, Expected, Limits, inflate_bounded, read_error};
 use super::platform::Platform;
 use super::source::{Found, FoundLayer, SourceError};
 use super::{Digest, ImageError, Reference};
@@ -82,8 +82,9 @@ impl Images {
             source: read_error(error),
         };
         let mut tar = self.inner.content.scratch_file()?;
-        let plain = inflate_bounded(archive, Limits::DEFAULT)
-            .map_err(|source| ImageError::Import { source })?;
+        let allowance = Allowance::new(Limits::DEFAULT);
+        let plain =
+            inflate_bounded(archive, &allowance).map_err(|source| ImageError::Import { source })?;
         let mut hashing = Hashing::new(plain);
         io::copy(&mut hashing.by_ref(), &mut tar).map_err(failed)?;
         let (diff_id, _) = hashing.finish().map_err(failed)?;

@@ -11,7 +11,7 @@ use super::content::Staged;
 use super::digest::chain_ids;
 use super::extract::Extracted;
 use super::images::{Image, ImageRecord, Inner, ReferenceRecord, SnapshotRecord, lock, now};
-use super::layer::{self, LayerError, Limits};
+use super::layer::{self, Allowance, LayerError, Limits};
 use super::registry::RegistryError;
 use super::source::{Found, FoundLayer, SourceError, Stamp};
 use super::{Digest, ImageError, Reference};
@@ -73,8 +73,12 @@ impl Inner {
             let unpacked = self
                 .unpack(&shown, &found.layers, &missing, progress)
                 .and_then(|unpacked| self.complete(&shown, &chain, unpacked));
-            // What was fetched is kept for the next attempt, but not where it fills the disk.
-            if unpacked.as_ref().is_err_and(ImageError::is_disk_full) {
+            // What was fetched is kept for the next attempt, but not where it fills the disk, or
+            // would be refused again.
+            if unpacked
+                .as_ref()
+                .is_err_and(|e| e.is_disk_full() || e.is_limit())
+            {
                 for &position in &missing {
                     found.layers[position].origin.forget();
                 }
@@ -178,6 +182,7 @@ impl Inner {
         let mut missing = missing.to_vec();
         missing.sort_by_key(|position| std::cmp::Reverse(layers[*position].expected.blob_bytes));
         let next = AtomicUsize::new(0);
+        let allowance = Allowance::new(Limits::DEFAULT);
         let results = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for _ in 0..n_threads {
@@ -187,7 +192,8 @@ impl Inner {
                         else {
                             return;
                         };
-                        let result = self.unpack_one(image, &layers[position], progress);
+                        let result =
+                            self.unpack_one(image, &layers[position], &allowance, progress);
                         if result.is_err() {
                             // Nobody starts another layer of an image that cannot be completed.
                             next.store(missing.len(), Ordering::Relaxed);
@@ -208,6 +214,7 @@ impl Inner {
         &self,
         image: &str,
         found: &FoundLayer,
+        allowance: &Allowance,
         progress: &(dyn Fn(ImageProgress) + Sync),
     ) -> Result<(Staged, Extracted), ImageError> {
         let part = found.expected.blob.as_ref();
@@ -245,7 +252,7 @@ impl Inner {
                 blob,
                 &found.expected,
                 staged.target()?,
-                Limits::DEFAULT,
+                allowance,
                 &on_bytes,
             );
             match unpacked {

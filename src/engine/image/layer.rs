@@ -12,12 +12,13 @@
 //! archive only implies) is done afterwards by [`Extracted::complete`], so that layers can be
 //! extracted in parallel.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
@@ -33,7 +34,8 @@ use super::tar_stream::{Streamed, TarError, TarStream};
 pub struct Limits {
     /// The largest public images (machine learning) have layers of some 20 GiB.
     pub max_bytes: u64,
-    /// Inflated bytes that are always allowed, whatever the ratio: small layers may be all zeros.
+    /// Inflated bytes that the layers of an image have together whatever the ratio: small layers
+    /// may be all zeros.
     pub free_bytes: u64,
     /// Beyond that, inflated bytes per compressed byte. File systems of real images stay below
     /// 20; gzip can reach 1032, zstd far more.
@@ -61,13 +63,71 @@ impl Limits {
     };
 }
 
+/// Limits, and what is left of those that all layers of an image share.
+pub struct Allowance {
+    limits: Limits,
+    free_bytes: AtomicU64,
+}
+
+impl Allowance {
+    pub fn new(limits: Limits) -> Allowance {
+        Allowance {
+            free_bytes: AtomicU64::new(limits.free_bytes),
+            limits,
+        }
+    }
+
+    fn take(&self, n_bytes: u64) -> bool {
+        let take = |left: u64| left.checked_sub(n_bytes);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.free_bytes.fetch_update(set, fetch, take).is_ok()
+    }
+}
+
+/// What one attempt at a layer has taken; given back when it comes to nothing.
+struct Share<'a> {
+    allowance: &'a Allowance,
+    n_bytes: Cell<u64>,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let n_bytes = self.n_bytes.get();
+        self.allowance
+            .free_bytes
+            .fetch_add(n_bytes, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Share<'a> {
+    fn of(allowance: &'a Allowance) -> Share<'a> {
+        Share {
+            allowance,
+            n_bytes: Cell::new(0),
+        }
+    }
+
+    fn cover(&self, n_bytes: u64) -> bool {
+        let missing = n_bytes.saturating_sub(self.n_bytes.get());
+        let covered = missing == 0 || self.allowance.take(missing);
+        if covered {
+            self.n_bytes.set(self.n_bytes.get() + missing);
+        }
+        covered
+    }
+
+    fn keep(&self) {
+        self.n_bytes.set(0);
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     #[error("cannot read the layer")]
     Read(#[source] io::Error),
     #[error(transparent)]
     Tar(#[from] TarError),
-    #[error("the layer is compressed with {format}, which is not supported")]
+    #[error("it is compressed with {format}, which is not supported")]
     Compression { format: &'static str },
     #[error("entry {path:?} leads out of the layer")]
     Escape { path: String },
@@ -147,7 +207,7 @@ impl<R: Read> Read for Metered<'_, R> {
 struct Bounded<'a, R> {
     inner: R,
     n_bytes: u64,
-    limits: Limits,
+    share: Rc<Share<'a>>,
     meter: Rc<RefCell<Meter<'a>>>,
 }
 
@@ -155,20 +215,16 @@ impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.n_bytes += n as u64;
-        let limits = &self.limits;
+        let limits = &self.share.allowance.limits;
         if self.n_bytes > limits.max_bytes {
             return Err(io::Error::other(LimitReached {
                 what: "bytes",
                 limit: limits.max_bytes,
             }));
         }
-        let by_ratio = self
-            .meter
-            .borrow()
-            .n_bytes
-            .saturating_mul(limits.max_ratio)
-            .saturating_add(limits.free_bytes);
-        if self.n_bytes > by_ratio {
+        let n_stored = self.meter.borrow().n_bytes;
+        let by_ratio = n_stored.saturating_mul(limits.max_ratio);
+        if !self.share.cover(self.n_bytes.saturating_sub(by_ratio)) {
             return Err(io::Error::other(LimitReached {
                 what: "inflated bytes per compressed byte",
                 limit: limits.max_ratio,
@@ -181,7 +237,7 @@ impl<R: Read> Read for Bounded<'_, R> {
 /// Inflates what is not a layer, within the same limits.
 pub fn inflate_bounded<'a>(
     blob: impl Read + 'a,
-    limits: Limits,
+    allowance: &'a Allowance,
 ) -> Result<impl Read + 'a, LayerError> {
     let meter = Rc::new(RefCell::new(Meter {
         n_bytes: 0,
@@ -194,7 +250,7 @@ pub fn inflate_bounded<'a>(
             meter: Rc::clone(&meter),
         })?,
         n_bytes: 0,
-        limits,
+        share: Rc::new(Share::of(allowance)),
         meter,
     })
 }
@@ -210,16 +266,21 @@ pub fn inflate<'a>(blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerErro
         let decoder = zstd::Decoder::with_buffer(blob).map_err(read_error)?;
         return Ok(Box::new(decoder));
     }
-    for (magic, format) in [
+    refuse_compression(start)?;
+    Ok(Box::new(blob))
+}
+
+/// Tells what others compress with from what is no archive at all.
+pub(super) fn refuse_compression(start: &[u8]) -> Result<(), LayerError> {
+    let known = [
         (&b"\xfd7zXZ"[..], "xz"),
         (b"BZh", "bzip2"),
         (b"\x04\x22\x4d\x18", "lz4"),
-    ] {
-        if start.starts_with(magic) {
-            return Err(LayerError::Compression { format });
-        }
+    ];
+    match known.iter().find(|(magic, _)| start.starts_with(magic)) {
+        Some((_, format)) => Err(LayerError::Compression { format }),
+        None => Ok(()),
     }
-    Ok(Box::new(blob))
 }
 
 /// Reads a whole blob and fills the target. On success the digests have matched; on
@@ -230,7 +291,7 @@ pub fn unpack(
     blob: impl Read,
     expected: &Expected,
     target: Target,
-    limits: Limits,
+    allowance: &Allowance,
     on_bytes: &dyn Fn(u64),
 ) -> Result<Extracted, LayerError> {
     let recorder = Recorder::new(target.recipe).map_err(LayerError::Recipe)?;
@@ -238,7 +299,7 @@ pub fn unpack(
         blob,
         expected,
         target.directory,
-        limits,
+        allowance,
         on_bytes,
         &recorder,
     )
@@ -252,7 +313,7 @@ fn unpack_recorded(
     blob: impl Read,
     expected: &Expected,
     directory: OwnedFd,
-    limits: Limits,
+    allowance: &Allowance,
     on_bytes: &dyn Fn(u64),
     recorder: &Recorder,
 ) -> Result<Extracted, LayerError> {
@@ -270,17 +331,18 @@ fn unpack_recorded(
         inner: blob,
         meter: Rc::clone(&meter),
     })?;
+    let share = Rc::new(Share::of(allowance));
     let diff = Hashing::new(Bounded {
         inner: inflated,
         n_bytes: 0,
-        limits,
+        share: Rc::clone(&share),
         meter: Rc::clone(&meter),
     });
     // One large piece of the inflater and the hasher for many entries, which are written from
     // where they lie in it.
     let diff = BufReader::with_capacity(PIECE_BYTES, diff);
     let mut tar = TarStream::new(Streamed(Tap::new(diff, recorder.clone())));
-    let mut extractor = Extractor::new(directory, limits, recorder.clone());
+    let mut extractor = Extractor::new(directory, allowance.limits, recorder.clone());
     while let Some(entry) = tar.next_entry().map_err(tar_error)? {
         extractor.apply(entry, &mut tar)?;
     }
@@ -310,7 +372,9 @@ fn unpack_recorded(
             });
         }
     }
-    extractor.finish()
+    let extracted = extractor.finish()?;
+    share.keep();
+    Ok(extracted)
 }
 
 fn compare(what: &'static str, expected: &Digest, found: &Digest) -> Result<(), LayerError> {

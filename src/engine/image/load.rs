@@ -37,7 +37,7 @@ impl Images {
         progress: &(dyn Fn(ImageProgress) + Sync),
     ) -> Result<Vec<Loaded>, ImageError> {
         let wanted = platform.map(Platform::parse).transpose()?;
-        let shown = Path::new("the archive");
+        let shown = Path::new("input");
         let source = Arc::new(Source::archive_file(shown, archive, &self.inner.content)?);
         let mut loaded = Vec::new();
         for (names, found) in source::all_in(&source, wanted.as_ref())? {

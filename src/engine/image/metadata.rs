@@ -93,6 +93,13 @@ impl Metadata {
         self.apply_rest(fd)
     }
 
+    /// Sets only the owner, without following or opening.
+    pub fn apply_owner(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let (uid, gid) = self.owner();
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(rustix::fs::chownat(dir, name, uid, gid, flags)?)
+    }
+
     /// Sets everything on a symlink, device or FIFO without following or opening it.
     pub fn apply_to_special(
         &self,
@@ -100,8 +107,7 @@ impl Metadata {
         name: &OsStr,
         is_symlink: bool,
     ) -> io::Result<()> {
-        let (uid, gid) = self.owner();
-        rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.apply_owner(dir, name)?;
         if !is_symlink {
             // chmod has no no-follow form before 6.6; an O_PATH descriptor pins the object, and
             // its /proc name leads to exactly that.

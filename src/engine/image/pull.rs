@@ -130,6 +130,13 @@ impl Inner {
                         image: reference.to_string(),
                         source: Box::new(source),
                     },
+                    ImageError::Source(SourceError::NoPlatform { wanted, present }) => {
+                        ImageError::OtherPlatform {
+                            image: reference.to_string(),
+                            present,
+                            wanted,
+                        }
+                    }
                     error => error,
                 }),
         }

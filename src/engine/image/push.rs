@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::config;
-use super::images::{ImageRecord, Images, Inner, ReferenceRecord, lock};
+use super::images::{ImageRecord, Images, Inner, ReferenceRecord, lock, now};
 use super::registry::{
     DOCKER_MANIFEST, OCI_MANIFEST, RegistryError, Repository, TransportError, Visit,
 };
@@ -57,6 +57,7 @@ struct Pushing<'a> {
     /// Other repositories of the registry, with the blobs of theirs that are known.
     sources: &'a [(String, Vec<Digest>)],
     progress: &'a (dyn Fn(ImageProgress) + Sync),
+    cancelled: &'a CancellationToken,
 }
 
 impl Images {
@@ -148,6 +149,7 @@ impl Inner {
             repository: &repository,
             sources: &sources,
             progress,
+            cancelled,
         };
         let sent = pushing.layers(&record.chain_ids, &checked.diff_ids, &known)?;
         pushing.config(&id, &config_bytes)?;
@@ -174,15 +176,38 @@ impl Inner {
             _ => OCI_MANIFEST,
         };
         let digest = Digest::of(&bytes);
+        let n_bytes = bytes.len() as u64;
         let tag = tag.as_deref().unwrap_or("latest");
         runtime.block_on(repository.put_manifest(tag, media_type, bytes))?;
+        self.note_pushed(reference, &id, &digest)?;
         progress(ImageProgress {
             part: reference.to_string(),
             status: format!("digest: {digest}"),
-            current_bytes: 0,
-            total_bytes: 0,
+            current_bytes: n_bytes,
+            total_bytes: n_bytes,
         });
         Ok(digest)
+    }
+
+    /// What the registry has under the name now is known, as after a pull.
+    fn note_pushed(
+        &self,
+        reference: &Reference,
+        id: &Digest,
+        digest: &Digest,
+    ) -> Result<(), ImageError> {
+        let key = reference.canonical();
+        let record: Option<ReferenceRecord> = self.store.get(Table::References, &key)?;
+        // The name may have been given to another image meanwhile.
+        let Some(record) = record.filter(|record| record.image == *id) else {
+            return Ok(());
+        };
+        let record = ReferenceRecord {
+            digest: Some(digest.clone()),
+            pulled_at: Some(now()),
+            ..record
+        };
+        Ok(self.store.put(Table::References, &key, &record)?)
     }
 
     /// The manifest that the image came with, if it is here and undamaged.
@@ -381,8 +406,17 @@ impl Pushing<'_> {
             };
             // The same layer always makes the same bytes: without name and time in the header.
             let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::new(5));
-            self.inner
-                .write_layer(&self.id, chain_id, diff_id, &mut encoder)?;
+            let mut out = UnlessCancelled {
+                out: &mut encoder,
+                cancelled: self.cancelled,
+            };
+            let written = self
+                .inner
+                .write_layer(&self.id, chain_id, diff_id, &mut out);
+            if self.cancelled.is_cancelled() {
+                return Err(RegistryError::Cancelled.into());
+            }
+            written?;
             let mut out = encoder.finish().map_err(keep)?;
             out.flush().map_err(keep)?;
             (out.hasher, out.n_bytes)
@@ -464,6 +498,25 @@ fn oci_layer_type(media_type: &str) -> &str {
             "application/vnd.oci.image.layer.nondistributable.v1.tar"
         }
         other => other,
+    }
+}
+
+/// A large layer is compressed for minutes, which nobody waits for any more.
+struct UnlessCancelled<'a, W> {
+    out: W,
+    cancelled: &'a CancellationToken,
+}
+
+impl<W: Write> Write for UnlessCancelled<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.cancelled.is_cancelled() {
+            true => Err(io::Error::other("given up")),
+            false => self.out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -143,10 +143,22 @@ impl Inner {
                 _ => {}
             }
         }
-        for (key, record) in untagged {
+        let goes = |name: &str| untagged.iter().any(|(_, record)| record.name == name);
+        let stays = names.iter().filter(|(_, record)| !goes(&record.name));
+        let mut pinned: Vec<String> = untagged.iter().filter_map(|(_, r)| r.pinned()).collect();
+        for (_, record) in stays {
+            let kept = record.pinned();
+            pinned.retain(|name| Some(name) != kept.as_ref());
+        }
+        for (key, record) in &untagged {
             batch.remove(Table::References, key);
             removed.untagged.push(record.name.clone());
         }
+        // A digest is a name, too, which goes with the last tag of its repository.
+        pinned.retain(|name| !removed.untagged.contains(name));
+        pinned.sort();
+        pinned.dedup();
+        removed.untagged.extend(pinned);
         if !is_kept {
             match users(false) {
                 Some(_) => {

@@ -88,6 +88,17 @@ pub enum SourceError {
     LayerCount { n_diff_ids: usize, n_layers: usize },
 }
 
+impl SourceError {
+    /// Whether it was something else than an archive of images.
+    pub fn is_no_archive(&self) -> bool {
+        match self {
+            SourceError::Archive { .. } => true,
+            SourceError::Missing { name, .. } => name == "index.json" || name == "image",
+            _ => false,
+        }
+    }
+}
+
 /// Identifies the state of a file without reading it: a second `up` compares only this.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {

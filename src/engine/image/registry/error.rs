@@ -162,8 +162,8 @@ impl RegistryError {
                 format!("check the name {host}, and that this machine can resolve it")
             }
             RegistryError::Unreachable { host, .. } => format!(
-                "check that {host} runs and that no proxy (HTTPS_PROXY, NO_PROXY) is missing or in \
-                 the way"
+                "check that {host} runs and that no proxy (HTTPS_PROXY, NO_PROXY, \"proxies\" in \
+                 /etc/wharf/daemon.json) is missing or in the way"
             ),
             RegistryError::Untrusted { host, .. } => format!(
                 "put the certificate of its authority into /etc/wharf/certs.d/{host}/ca.crt, or \

@@ -28,6 +28,39 @@ pub struct Resolved {
     pub layers: Vec<Descriptor>,
 }
 
+/// What a registry has under a name, whatever it is.
+pub struct Described {
+    pub media_type: String,
+    pub digest: Digest,
+    pub n_bytes: u64,
+    /// Of an index those of its entries, as they stand there.
+    pub platforms: Vec<DescribedPlatform>,
+}
+
+/// Of an entry of an index, or of an image config. `oci_spec` calls the version and the features
+/// otherwise than the specification.
+#[derive(Deserialize)]
+pub struct DescribedPlatform {
+    pub architecture: String,
+    pub os: String,
+    #[serde(default, rename = "os.version")]
+    pub os_version: Option<String>,
+    #[serde(default, rename = "os.features")]
+    pub os_features: Vec<String>,
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Entries {
+    manifests: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    platform: Option<DescribedPlatform>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -88,6 +121,36 @@ pub async fn resolve(
         });
     }
     Err(SourceError::Nesting.into())
+}
+
+/// Tells of a document what it is and for which platforms; an artifact is for none.
+pub async fn describe(repository: &Repository, top: Manifest) -> Result<Described, ImageError> {
+    let document = parse(repository, &top)?;
+    let platforms = match (document.manifests, document.config) {
+        (Some(_), _) => {
+            let entries = serde_json::from_slice(&top.bytes);
+            let entries: Entries = entries.map_err(|source| SourceError::Json {
+                name: top.digest.to_string(),
+                source,
+            })?;
+            let platforms = entries.manifests.into_iter();
+            platforms.filter_map(|entry| entry.platform).collect()
+        }
+        (None, Some(config)) => {
+            let id = Digest::parse(config.digest().as_ref()).map_err(SourceError::from)?;
+            let what = format!("config {}", id.short());
+            let config = repository.document(&id, config.size(), &what).await?;
+            // The config of an artifact is anything.
+            Vec::from_iter(serde_json::from_slice(&config).ok())
+        }
+        (None, None) => Vec::new(),
+    };
+    Ok(Described {
+        media_type: top.media_type,
+        digest: top.digest,
+        n_bytes: top.bytes.len() as u64,
+        platforms,
+    })
 }
 
 fn not_an_image(repository: &Repository, manifest: &Manifest, why: &str) -> RegistryError {

@@ -1,7 +1,8 @@
 //! What the administrator of this machine says about registries.
 //!
 //! ```text
-//! <dir>/daemon.json                       "registry-mirrors", "insecure-registries", as Docker has them
+//! <dir>/daemon.json                       "registry-mirrors", "insecure-registries", "proxies", as
+//!                                         Docker has them
 //! <dir>/certs.d/<host[:port]>/*.crt       authorities that are trusted for this host
 //!                            /x.cert .key a client certificate
 //!                            /hosts.toml  mirrors, as containerd has them (`hosts`)
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 use super::RegistryError;
 use super::hosts::{self, Hosts};
+use super::proxies::{Proxies, ProxiesFile};
 
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -27,6 +29,7 @@ pub struct Settings {
     /// Base addresses that are asked for images of Docker Hub first.
     pub mirrors: Vec<String>,
     insecure: Vec<String>,
+    pub proxies: Proxies,
 }
 
 #[derive(Deserialize, Default)]
@@ -34,6 +37,7 @@ pub struct Settings {
 struct DaemonFile {
     registry_mirrors: Vec<String>,
     insecure_registries: Vec<String>,
+    proxies: ProxiesFile,
 }
 
 /// Certificates for one host, as files.
@@ -60,6 +64,7 @@ impl Settings {
             dirs,
             ..Settings::default()
         };
+        let variable = |name: &str| std::env::var(name).ok();
         for dir in &settings.dirs {
             let path = dir.join("daemon.json");
             let bytes = match std::fs::read(&path) {
@@ -69,13 +74,15 @@ impl Settings {
             };
             let file: DaemonFile =
                 serde_json::from_slice(&bytes).map_err(|error| RegistryError::BadSettings {
-                    path,
+                    path: path.clone(),
                     why: error.to_string(),
                 })?;
             settings.mirrors = file.registry_mirrors;
             settings.insecure = file.insecure_registries;
-            break;
+            settings.proxies = Proxies::gather(&path, &file.proxies, variable)?;
+            return Ok(settings);
         }
+        settings.proxies = Proxies::gather(Path::new(""), &ProxiesFile::default(), variable)?;
         Ok(settings)
     }
 

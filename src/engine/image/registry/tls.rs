@@ -32,7 +32,10 @@ pub fn configuration(trust: Trust, files: &HostFiles) -> Result<ClientConfig, Re
         .with_safe_default_protocol_versions()
         .expect("the provider has the cipher suites of TLS 1.2 and 1.3");
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::Insecure => Arc::new(Anybody { provider }),
+        Trust::Insecure => Arc::new(Anybody {
+            provider,
+            is_trusted: true,
+        }),
         Trust::Verified => verifier(files, provider)?,
     };
     let builder = builder
@@ -84,7 +87,10 @@ fn verifier(
     }
     if roots.is_empty() {
         // A machine without `ca-certificates`: every handshake fails, and says so.
-        return Ok(Arc::new(Nobody { provider }));
+        return Ok(Arc::new(Anybody {
+            provider,
+            is_trusted: false,
+        }));
     }
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
@@ -152,40 +158,12 @@ impl ServerCertVerifier for Placed {
     }
 }
 
-macro_rules! with_signatures_of_provider {
-    () => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.provider.signature_verification_algorithms;
-            rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = &self.provider.signature_verification_algorithms;
-            rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider
-                .signature_verification_algorithms
-                .supported_schemes()
-        }
-    };
-}
-
-/// For registries that were declared insecure.
+/// The same verdict about everybody: for registries that were declared insecure, and without any
+/// authority, when nobody can prove anything.
 #[derive(Debug)]
 struct Anybody {
     provider: Arc<CryptoProvider>,
+    is_trusted: bool,
 }
 
 impl ServerCertVerifier for Anybody {
@@ -197,29 +175,35 @@ impl ServerCertVerifier for Anybody {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        match self.is_trusted {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+        }
     }
 
-    with_signatures_of_provider!();
-}
-
-/// Without any authority nobody can prove anything.
-#[derive(Debug)]
-struct Nobody {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Nobody {
-    fn verify_server_cert(
+    fn verify_tls12_signature(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
-    with_signatures_of_provider!();
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
 }

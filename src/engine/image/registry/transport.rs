@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
-use reqwest::{Body, Client, Method, Response, StatusCode, Url};
+use reqwest::{Body, Client, Method, Proxy, Response, StatusCode, Url};
 
 use super::endpoint::{Endpoint, host_of};
 use super::error::{RegistryError, TransportError};
-use super::settings::{HostFiles, Settings, split_port};
+use super::settings::{HostFiles, Settings};
 use super::tls::{self, Trust};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
@@ -31,6 +31,7 @@ struct ClientKey {
     files: HostFiles,
     /// A certificate that was replaced makes another client.
     modified: Vec<Option<SystemTime>>,
+    proxy: Option<Url>,
 }
 
 /// Keeps connections open between requests.
@@ -178,6 +179,7 @@ impl Transport {
             trust,
             files,
             modified,
+            proxy: settings.proxies.of(url).cloned(),
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
@@ -194,7 +196,7 @@ impl Transport {
 }
 
 fn build(key: &ClientKey) -> Result<Client, RegistryError> {
-    let mut builder = Client::builder()
+    let builder = Client::builder()
         .tls_backend_preconfigured(tls::configuration(key.trust, &key.files)?)
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
@@ -203,28 +205,15 @@ fn build(key: &ClientKey) -> Result<Client, RegistryError> {
         .connect_timeout(CONNECT_LIMIT)
         .read_timeout(SILENCE_LIMIT)
         .pool_idle_timeout(Duration::from_secs(30));
-    // As everywhere: no proxy leads to this machine itself.
-    if is_here(&key.host) || has_no_proxy() {
-        builder = builder.no_proxy();
-    }
-    builder.build().map_err(|error| RegistryError::Unreachable {
+    let failed = |error: reqwest::Error| RegistryError::Unreachable {
         host: key.host.clone(),
         source: error.into(),
-    })
-}
-
-/// `NO_PROXY=*` is for addresses, too, as curl and Go have it.
-fn has_no_proxy() -> bool {
-    ["NO_PROXY", "no_proxy"].iter().any(|name| {
-        let value = std::env::var(name).unwrap_or_default();
-        value.split(',').any(|entry| entry.trim() == "*")
-    })
-}
-
-fn is_here(host: &str) -> bool {
-    let (name, _) = split_port(host);
-    let address: Option<std::net::IpAddr> = name.trim_matches(['[', ']']).parse().ok();
-    name == "localhost" || address.is_some_and(|address| address.is_loopback())
+    };
+    let builder = match &key.proxy {
+        Some(proxy) => builder.proxy(Proxy::all(proxy.clone()).map_err(failed)?),
+        None => builder.no_proxy(),
+    };
+    builder.build().map_err(failed)
 }
 
 fn redirect_target(from: &Url, response: &Response) -> Option<Url> {

@@ -454,13 +454,55 @@ fn limits_hold() {
             blob_bytes: None,
             diff_id: Digest::of(&tar),
         };
-        let result = layer::unpack(&blob[..], &expected, target(dir.path()), limits, &|_| ());
+        let result = layer::unpack(
+            &blob[..],
+            &expected,
+            target(dir.path()),
+            &Allowance::new(limits),
+            &|_| (),
+        );
         assert!(
             matches!(result.as_ref().err(), Some(LayerError::Limit { .. })),
             "{:?}",
             result.err()
         );
     }
+}
+
+#[test]
+fn the_layers_of_an_image_share_what_is_free() {
+    if !is_root() {
+        return;
+    }
+    let allowance = Allowance::new(Limits {
+        free_bytes: 1 << 20,
+        max_ratio: 50,
+        ..Limits::DEFAULT
+    });
+    let mut tar = Tar::default();
+    tar.file("f", &vec![0; 400 << 10]);
+    let tar = tar.finish();
+    let unpack = |blob: &[u8], diff_id: &Digest| {
+        let dir = tempfile::tempdir().unwrap();
+        let expected = Expected {
+            blob: None,
+            blob_bytes: None,
+            diff_id: diff_id.clone(),
+        };
+        layer::unpack(blob, &expected, target(dir.path()), &allowance, &|_| ()).map(drop)
+    };
+    let (blob, right, wrong) = (zstd_compressed(&tar), Digest::of(&tar), Digest::of(b""));
+    unpack(&blob, &right).unwrap();
+    // What an attempt took that failed is there for the next one.
+    for _ in 0..5 {
+        let error = unpack(&blob, &wrong).unwrap_err();
+        assert!(matches!(error, LayerError::Mismatch { .. }), "{error:?}");
+    }
+    unpack(&blob, &right).unwrap();
+    let error = unpack(&blob, &right).unwrap_err();
+    assert!(matches!(error, LayerError::Limit { .. }), "{error:?}");
+    // What is not compressed needs nothing that is free.
+    unpack(&tar, &right).unwrap();
 }
 
 #[test]
@@ -517,6 +559,13 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
     let mut tar = Tar::default();
     tar.file("f", &[b'x'; 5000]).file("empty", b"");
     tar.link(b'2', "s", "f").dir("d", 0o750).file(".wh.w", b"");
+    tar.file("linked", b"").add(Spec {
+        kind: b'1',
+        path: b"link",
+        link: b"linked",
+        mode: 0o600,
+        ..Spec::default()
+    });
     let tar = tar.finish();
     let recipe = base.path().join("recipe");
     let target = Target {
@@ -528,14 +577,20 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
         blob_bytes: None,
         diff_id: Digest::of(&tar),
     };
-    let unpacked = layer::unpack(&tar[..], &expected, target, Limits::DEFAULT, &|_| ());
+    let unpacked = layer::unpack(
+        &tar[..],
+        &expected,
+        target,
+        &Allowance::new(Limits::DEFAULT),
+        &|_| (),
+    );
     unpacked.unwrap().complete(None).unwrap();
     let root = beneath::open_root(&dir).unwrap();
     let difference = || compare::first_difference(&tar[..], root.as_fd()).unwrap();
     assert_eq!(difference(), None);
     // What the archive's digest does not prove.
     type Harm = fn(&Path);
-    let harms: [(&str, Harm, Harm); 5] = [
+    let harms: [(&str, Harm, Harm); 6] = [
         (
             "empty",
             |dir| std::fs::remove_file(dir.join("empty")).unwrap(),
@@ -571,6 +626,17 @@ fn damage_does_not_come_out_as_if_it_were_whole() {
             "f",
             |dir| std::os::unix::fs::chown(dir.join("f"), Some(9), None).unwrap(),
             |dir| std::os::unix::fs::chown(dir.join("f"), Some(0), None).unwrap(),
+        ),
+        (
+            "link",
+            |dir| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+                std::fs::set_permissions(dir.join("linked"), mode).unwrap();
+            },
+            |dir| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+                std::fs::set_permissions(dir.join("linked"), mode).unwrap();
+            },
         ),
         (
             "w",
@@ -651,7 +717,7 @@ fn truncation_is_noticed_at_every_block() {
             &whole[..length],
             &expected,
             target(dir.path()),
-            Limits::DEFAULT,
+            &Allowance::new(Limits::DEFAULT),
             &|_| (),
         );
         assert!(result.is_err(), "{length}");
@@ -662,7 +728,7 @@ fn truncation_is_noticed_at_every_block() {
             &packed[..cut],
             &expected,
             target(dir.path()),
-            Limits::DEFAULT,
+            &Allowance::new(Limits::DEFAULT),
             &|_| (),
         );
         assert!(result.is_err(), "gzip {cut}");

@@ -213,7 +213,14 @@ fn a_hard_link_to_a_lower_file_brings_it_up() {
     extract(&tar.finish(), &lower, &[]).unwrap();
     let upper = base.path().join("upper");
     let mut tar = Tar::default();
-    tar.link(b'1', "alias", "bin/tool");
+    tar.add(Spec {
+        kind: b'1',
+        path: b"alias",
+        link: b"bin/tool",
+        mode: 0o4711,
+        owner: (7, 8),
+        ..Spec::default()
+    });
     extract(&tar.finish(), &upper, &[lower]).unwrap();
     let alias = std::fs::metadata(upper.join("alias")).unwrap();
     let tool = std::fs::metadata(upper.join("bin/tool")).unwrap();
@@ -238,6 +245,130 @@ fn a_hard_link_to_a_lower_file_brings_it_up() {
         .into_keys()
         .collect();
     assert_eq!(names, [Path::new("bin"), Path::new("moved")]);
+}
+
+#[test]
+fn the_entry_of_a_hard_link_is_about_the_file_that_it_names() {
+    if !is_root() {
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    let stat = |path: PathBuf| std::fs::symlink_metadata(path).unwrap();
+    let owner_and_mode = |path: PathBuf| {
+        let stat = stat(path);
+        (stat.uid(), stat.gid(), stat.mode() & 0o7777, stat.mtime())
+    };
+    let link = |path, link| Spec {
+        kind: b'1',
+        path,
+        link,
+        mode: 0o4750,
+        owner: (3, 4),
+        mtime: 2_000,
+        ..Spec::default()
+    };
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut tar = Tar::default();
+    tar.pax(&[
+        ("SCHILY.xattr.user.first", b"a"),
+        ("SCHILY.xattr.security.capability", &capability),
+    ])
+    .file("f", b"shared")
+    .pax(&[("SCHILY.xattr.user.second", b"b")])
+    .add(link(b"g", b"f"));
+    tar.link(b'2', "s", "f").add(link(b"t", b"s"));
+    tar.add(Spec {
+        kind: b'6',
+        path: b"fifo",
+        ..Spec::default()
+    })
+    .add(link(b"pipe", b"fifo"));
+    let lower = base.path().join("lower");
+    extract(&tar.finish(), &lower, &[]).unwrap();
+    for (one, other) in [("f", "g"), ("s", "t"), ("fifo", "pipe")] {
+        assert_eq!(stat(lower.join(one)).ino(), stat(lower.join(other)).ino());
+    }
+    assert_eq!(owner_and_mode(lower.join("f")), (3, 4, 0o4750, 2_000));
+    assert_eq!(owner_and_mode(lower.join("fifo")), (3, 4, 0o4750, 2_000));
+    assert_eq!(owner_and_mode(lower.join("s")), (3, 4, 0o777, 1_000));
+    // A change of owner takes the capability, as it does in every other tool; the entry of the
+    // link would have to carry it, too.
+    let root = beneath::open_root(&lower).unwrap();
+    let xattrs = metadata::of_special(root.as_fd(), "f".as_ref())
+        .unwrap()
+        .xattrs;
+    let mut names: Vec<_> = xattrs.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    assert_eq!(names, [b"user.first".to_vec(), b"user.second".to_vec()]);
+
+    // The same for a file of the layer below, of which there is one copy for all names.
+    let upper = base.path().join("upper");
+    let mut tar = Tar::default();
+    tar.link(b'1', "h", "g").add(Spec {
+        mode: 0o700,
+        ..link(b"i", b"h")
+    });
+    extract(&tar.finish(), &upper, std::slice::from_ref(&lower)).unwrap();
+    for name in ["g", "h", "i"] {
+        assert_eq!(owner_and_mode(upper.join(name)), (3, 4, 0o700, 2_000));
+        assert_eq!(stat(upper.join(name)).nlink(), 3);
+    }
+
+    // A target that is removed or made anew by the layer lives on under the names of its links,
+    // and an entry that comes later has the name to itself.
+    let upper = base.path().join("renamed");
+    let mut tar = Tar::default();
+    tar.link(b'1', "h", "f")
+        .add(link(b"i", b"f"))
+        .file("f", b"new");
+    tar.link(b'1', "x", "fifo").file(".wh.fifo", b"");
+    tar.link(b'1', "y", "fifo").file("y", b"mine");
+    tar.file("z", b"replaced by the link").link(b'1', "z", "g");
+    extract(&tar.finish(), &upper, &[lower]).unwrap();
+    assert_eq!(stat(upper.join("h")).ino(), stat(upper.join("i")).ino());
+    let read = |name: &str| std::fs::read(upper.join(name)).unwrap();
+    assert_eq!(
+        [read("f"), read("h"), read("y"), read("z")],
+        [&b"new"[..], b"shared", b"mine", b"shared"]
+    );
+    assert!(stat(upper.join("x")).file_type().is_fifo());
+    assert!(stat(upper.join("fifo")).file_type().is_char_device());
+}
+
+#[test]
+fn links_whose_names_are_taken_again_are_no_damage() {
+    if !is_root() {
+        return;
+    }
+    // `extract` compares the archive with what was unpacked.
+    let base = tempfile::tempdir().unwrap();
+    let link = |path, link, mode| Spec {
+        kind: b'1',
+        path,
+        link,
+        mode,
+        ..Spec::default()
+    };
+    let mut tar = Tar::default();
+    tar.file("a/f", b"x")
+        .add(link(b"a/g", b"a/f", 0o600))
+        .add(link(b"a/h", b"a/g", 0o400))
+        .file("a/g", b"y")
+        .add(link(b"a/h", b"a/h", 0o440))
+        .link(b'2', "a/h", "f");
+    tar.file("b/f", b"x")
+        .add(link(b"b/g", b"b/f", 0o600))
+        .file("b/f", b"y")
+        .add(link(b"b/g", b"b/g", 0o640));
+    tar.file("c/f", b"x")
+        .add(link(b"d", b"c/f", 0o600))
+        .file("c", b"no directory")
+        .add(link(b"e", b"d", 0o604));
+    tar.link(b'2', "s", "a")
+        .add(link(b"by-symlink", b"s/f", 0o606))
+        .dir("s", 0o755)
+        .file("s/f", b"z");
+    extract(&tar.finish(), &base.path().join("layer"), &[]).unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::layer::{self, Expected, LayerError, Limits, Target};
+use super::layer::{self, Allowance, Expected, LayerError, Limits, Target};
 use super::recipe::{Recipe, RecipeError};
 use super::{Digest, compare, metadata};
 use crate::sys::beneath;
@@ -193,7 +193,7 @@ pub fn extract_limited(
         directory: beneath::open_root(into).unwrap(),
         recipe: recipe.reopen().unwrap(),
     };
-    let extracted = layer::unpack(tar, &expected, target, limits, &|_| ())?;
+    let extracted = layer::unpack(tar, &expected, target, &Allowance::new(limits), &|_| ())?;
     let view = match lower {
         [] => None,
         lower => Some(crate::sys::detached::view_layers(lower).unwrap()),
