@@ -130,10 +130,8 @@ pub fn config(bytes: &[u8]) -> bool {
             assert!(!label.0.starts_with("com.docker.compose."));
         }
         for volume in inner.volumes().iter().flatten() {
-            assert!(
-                volume.starts_with('/') && !volume.contains("/.."),
-                "{volume:?}"
-            );
+            let climbs = volume.split('/').any(|name| name == "..");
+            assert!(volume.starts_with('/') && !climbs, "{volume:?}");
         }
         for variable in inner.env().iter().flatten() {
             assert!(variable.contains('=') && !variable.contains('\0'));
