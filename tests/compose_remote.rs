@@ -69,15 +69,15 @@ impl World {
         format!("file://{}{fragment}", self.at("repo.git").display())
     }
 
-    fn fetching(&self) -> RemoteFiles {
+    fn fetching(&self) -> RemoteFiles<'static> {
         RemoteFiles::fetching().with_cache(self.at("cache"))
     }
 
-    fn cached(&self) -> RemoteFiles {
+    fn cached(&self) -> RemoteFiles<'static> {
         RemoteFiles::cached().with_cache(self.at("cache"))
     }
 
-    fn load(&self, yaml: &str, files: &RemoteFiles) -> Loaded {
+    fn load(&self, yaml: &str, files: &RemoteFiles<'_>) -> Loaded {
         let project = self.at("project");
         std::fs::create_dir_all(&project).expect("it is made");
         std::fs::write(project.join("compose.yaml"), yaml).expect("it is written");
@@ -152,7 +152,7 @@ fn repositories_are_included_and_extended() {
 
     // What was fetched serves commands that only read, and nothing else was left behind.
     assert!(world.load(&yaml, &world.cached()).project.is_some());
-    let names: Vec<String> = std::fs::read_dir(world.at("cache"))
+    let names: Vec<String> = std::fs::read_dir(world.at("cache/git"))
         .expect("it is there")
         .map(|e| {
             e.expect("an entry")
@@ -189,7 +189,15 @@ fn repositories_are_included_and_extended() {
         .project
         .as_ref()
         .unwrap_or_else(|| panic!("{}", errors(&loaded)));
-    assert!(project.working_dir.ends_with("project"), "F5 F11");
+    // Named after where the user stands; what the file names is in its own tree.
+    assert_eq!(project.name.to_string(), "project", "F5 F11");
+    let cache = world.at("cache");
+    assert!(project.working_dir.starts_with(&cache), "F5 F11");
+    options.project_directory = Some(world.at("project"));
+    let elsewhere = compose::load(&options, &world.cached()).project;
+    let elsewhere = elsewhere.expect("it loads").working_dir;
+    assert!(elsewhere.ends_with("project"), "F5 F11");
+    options.project_directory = None;
 
     options
         .environment

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -17,8 +19,12 @@ use super::wire::image::{
     ImageMetadata, ImageSummary, ImageVerdict, ImagesPruned, ProgressDetail, ProgressLine, RootFs,
     VolumeUsage, VolumeUsageData,
 };
-use super::wire::registry::{DistributionDescriptor, DistributionInspect, DistributionPlatform};
-use crate::engine::image::{Description, Digest, Facts, ImageError, Reference, Removed, Usage};
+use super::wire::registry::{
+    self, Artifact, DistributionDescriptor, DistributionInspect, DistributionPlatform,
+};
+use crate::engine::image::{
+    ArtifactBlob, Description, Digest, Facts, ImageError, Reference, Removed, Usage,
+};
 use crate::engine::{Engine, EngineError};
 use crate::reconcile::{BackendError, ImageProgress, ImageRequest};
 
@@ -213,6 +219,24 @@ impl ImageHost for Engine {
                     variant: platform.variant,
                 })
                 .collect(),
+        })
+    }
+
+    async fn artifact(
+        &self,
+        request: &ImageRequest,
+        kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        let artifact = Engine::artifact(self, request, kinds).await?;
+        let blob = |blob: ArtifactBlob| registry::ArtifactBlob {
+            media_type: blob.media_type,
+            annotations: blob.annotations,
+            content: STANDARD.encode(blob.bytes),
+        };
+        Ok(Artifact {
+            digest: artifact.digest.to_string(),
+            kind: artifact.kind,
+            blobs: artifact.blobs.into_iter().map(blob).collect(),
         })
     }
 

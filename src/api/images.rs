@@ -13,7 +13,7 @@ use super::wire::image::{
     DeleteItem, DiskUsage, HistoryItem, ImageInspect, ImageSummary, ImageVerdict, ImagesPruned,
     ProgressLine,
 };
-use super::wire::registry::DistributionInspect;
+use super::wire::registry::{Artifact, DistributionInspect};
 use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 /// Images of an engine. Names are references, ids, or unambiguous beginnings of ids.
@@ -52,6 +52,13 @@ pub trait ImageHost: Send + Sync {
         &self,
         request: &ImageRequest,
     ) -> impl Future<Output = Result<DistributionInspect, BackendError>> + Send;
+
+    /// A small artifact out of a registry, of the first of these kinds that is there.
+    fn artifact(
+        &self,
+        request: &ImageRequest,
+        kinds: &[String],
+    ) -> impl Future<Output = Result<Artifact, BackendError>> + Send;
 
     /// Gives an image a further name.
     fn tag_image(

@@ -15,7 +15,7 @@ use super::wire::image::{
     DeleteItem, DiskUsage, ErrorDetail, HistoryItem, ImageInspect, ImageSummary, ImageVerdict,
     ImagesPruned, ProgressLine,
 };
-use super::wire::registry::{DistributionDescriptor, DistributionInspect};
+use super::wire::registry::{Artifact, DistributionDescriptor, DistributionInspect};
 use crate::reconcile::{BackendError, FailureKind, ImageRequest};
 
 fn not_found(name: &str) -> BackendError {
@@ -100,6 +100,14 @@ impl ImageHost for Memory {
                 platforms: Vec::new(),
             }),
         }
+    }
+
+    async fn artifact(
+        &self,
+        request: &ImageRequest,
+        _kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        Err(not_found(&request.reference))
     }
 
     async fn tag_image(&self, name: &str, reference: &str) -> Result<(), BackendError> {

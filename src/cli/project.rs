@@ -1,11 +1,14 @@
 //! The project that a command is about: its name, and the loaded files where there are any.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use super::globals::{Context, Globals};
 use super::output::{Failure, Kind};
-use super::remote::RemoteFiles;
+use super::remote::{Registries, RemoteFiles};
+use super::{command, credentials};
+use crate::api::wire::registry::{Artifact, ArtifactRequest};
 use crate::compose::{self, LoadOptions, Project, ProjectName};
 use crate::source::files::HostFiles;
 use crate::source::{self, Diagnostic};
@@ -53,13 +56,37 @@ pub fn load(context: &Context, services: &[String]) -> Result<Project, Failure> 
 /// The same for a command that changes things, and may therefore fetch what the files name on
 /// other machines.
 pub fn load_and_fetch(context: &Context, services: &[String]) -> Result<Project, Failure> {
-    load_from(context, services, &RemoteFiles::fetching())
+    let registries = AskEngine(context);
+    let files = RemoteFiles::fetching().with_registries(&registries);
+    load_from(context, services, &files)
+}
+
+/// Registries as the engine reaches them, with the user's logins.
+struct AskEngine<'a>(&'a Context);
+
+impl Registries for AskEngine<'_> {
+    fn artifact(&self, reference: &str, kinds: &[&str]) -> io::Result<Artifact> {
+        let context = self.0;
+        let request = ArtifactRequest {
+            reference: reference.to_owned(),
+            kinds: kinds.iter().map(ToString::to_string).collect(),
+            logins: credentials::for_references(context, std::iter::once(reference)),
+        };
+        let fetched = command::with_engine(context, async |client| {
+            Ok(client.artifact(&request).await?)
+        });
+        // The loader prints one line, at the place that names the reference.
+        fetched.map_err(|failure| {
+            let told = std::iter::once(failure.error).chain(failure.hints);
+            io::Error::other(told.collect::<Vec<_>>().join("; "))
+        })
+    }
 }
 
 fn load_from(
     context: &Context,
     services: &[String],
-    files: &RemoteFiles,
+    files: &RemoteFiles<'_>,
 ) -> Result<Project, Failure> {
     let mut options = options(&context.globals, &context.current_dir);
     options.services = services.to_vec();
@@ -118,23 +145,18 @@ pub fn name(context: &Context) -> Result<ProjectName, Failure> {
         return ProjectName::new(name.as_str())
             .map_err(|error| Failure::new(Kind::Usage, error.to_string()));
     }
-    // A file that is named and not there is a mistake, even where only its directory's name counts.
-    let files = context.globals.files.iter();
-    let mut files = files.filter(|file| file.as_os_str() != "-");
-    if let Some(missing) = files.find(|file| !context.current_dir.join(file).exists()) {
-        let path = context.current_dir.join(missing);
-        return Err(Failure::new(
-            Kind::NoFile,
-            format!("open {}: no such file or directory", path.display()),
-        ));
-    }
     let options = options(&context.globals, &context.current_dir);
     compose::project_name(&options, &HostFiles).map_err(|diagnostics| {
         if has_no_file(&diagnostics) {
             return Failure::new(Kind::NoFile, "no configuration file provided: not found")
                 .hint("name the project with -p, or change to its directory");
         }
-        let mut failure = Failure::new(Kind::File, "the project's name cannot be told");
+        let is_missing = |diagnostic: &Diagnostic| diagnostic.code == "missing-file";
+        let kind = match diagnostics.iter().any(is_missing) {
+            true => Kind::NoFile,
+            false => Kind::File,
+        };
+        let mut failure = Failure::new(kind, "the project's name cannot be told");
         if let Some(first) = diagnostics.first() {
             failure.error.clone_from(&first.message);
             failure.hints.extend(first.help.clone());

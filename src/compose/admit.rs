@@ -89,6 +89,9 @@ impl Admission<'_> {
             Shape::Pairs => {
                 if matches!(node.value, Value::List(_)) {
                     self.list(node, &Shape::Text, path);
+                    if !is_made_unique(path) {
+                        self.distinct(node, path);
+                    }
                 } else {
                     self.node(node, &Shape::Dict(&Shape::Scalar), path);
                 }
@@ -481,6 +484,22 @@ fn resolve<'s>(shape: &'s Shape, node: &Node) -> Option<&'s Shape> {
         }),
         shape => accepts(shape, &node.value).then_some(shape),
     }
+}
+
+/// Whether of two equal items of a list of pairs the later one is dropped before anybody looks.
+fn is_made_unique(path: &Trail<'_>) -> bool {
+    let mut keys = path.keys_upwards();
+    let (own, above, top) = (keys.next(), keys.next(), keys.next());
+    !matches!(
+        (own, above, top),
+        (
+            Some("environment"),
+            Some("exec" | "pre_start" | "post_start" | "pre_stop"),
+            _
+        ) | (Some("options"), Some("devices" | "gpus"), _)
+            | (Some("labels"), Some("volume"), _)
+            | (Some("labels"), _, Some("secrets" | "configs"))
+    )
 }
 
 /// Whether a shape takes values of this kind at all.

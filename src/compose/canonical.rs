@@ -108,7 +108,6 @@ impl Canonical<'_> {
             }
             c.device_requests(n);
         });
-        self.at(service, "provider", |_, n| provider_options(n));
         self.at(service, "develop", |c, n| {
             let Some(rules) = n.get_mut("watch").and_then(Node::as_list_mut) else {
                 return;
@@ -592,24 +591,6 @@ fn list_to_map(node: &mut Node, value: impl Fn(&Node) -> Value) {
             }
         }
         node.value = map.into();
-    }
-}
-
-/// Options are handed to the provider as flags, each as often as it has values.
-fn provider_options(node: &mut Node) {
-    let options = node.get_mut("options").and_then(Node::as_map_mut);
-    for option in options.into_iter().flat_map(Map::values_mut) {
-        let to_text = |node: &mut Node| {
-            if let Some(text) = node.scalar_text() {
-                node.value = Value::Text(text);
-            }
-        };
-        if let Some(items) = option.as_list_mut() {
-            items.iter_mut().for_each(to_text);
-        } else {
-            to_text(option);
-            into_list(option);
-        }
     }
 }
 

@@ -52,6 +52,7 @@ pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnosti
             each(key, &["command"]);
         }
         each("devices", &["source", "target"]);
+        each("env_file", &["path"]);
         for (on, dependency) in entries(service, "depends_on") {
             let path = format_args!("services.{name}.depends_on.{on}");
             need(dependency, &["condition"], path);
@@ -60,6 +61,10 @@ pub fn required(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnosti
             for (at, rule) in list(develop, "watch").enumerate() {
                 let path = format_args!("services.{name}.develop.watch.{at}");
                 need(rule, &["action", "path"], path);
+                if let Some(exec) = rule.get("exec") {
+                    let path = format_args!("services.{name}.develop.watch.{at}.exec");
+                    need(exec, &["command"], path);
+                }
             }
         }
         for (limit, value) in entries(service, "ulimits") {
@@ -140,6 +145,7 @@ fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
                 diagnostics.push(error("wrong-value", node.span, message));
             }
         }
+        not_negative(name, service, diagnostics);
         for volume in list(service, "volumes") {
             let kind = volume.get_str("type").unwrap_or_default();
             let has_source = volume.get_str("source").is_some_and(|s| !s.is_empty());
@@ -185,6 +191,41 @@ fn shape(root: &Node, check_values: bool, diagnostics: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Counts that an engine takes as unsigned numbers.
+fn not_negative(service: &str, node: &Node, diagnostics: &mut Vec<Diagnostic>) {
+    let mut see = |at: Option<&Node>, key: &str, path: fmt::Arguments<'_>| {
+        if let Some(node) = at.and_then(|at| at.get(key))
+            && matches!(node.value, Value::Int(n) if n < 0)
+        {
+            let message =
+                format!("services.{service}.{path}.{key} must be greater than or equal to 0");
+            diagnostics.push(error("wrong-value", node.span, message));
+        }
+    };
+    let of = |key: &str| node.get("deploy").and_then(|deploy| deploy.get(key));
+    see(
+        node.get("healthcheck"),
+        "retries",
+        format_args!("healthcheck"),
+    );
+    see(
+        node.get("blkio_config"),
+        "weight",
+        format_args!("blkio_config"),
+    );
+    for (part, key) in [
+        ("update_config", "parallelism"),
+        ("rollback_config", "parallelism"),
+        ("restart_policy", "max_attempts"),
+        ("placement", "max_replicas_per_node"),
+    ] {
+        see(of(part), key, format_args!("deploy.{part}"));
+    }
+    for (at, port) in list(node, "ports").enumerate() {
+        see(Some(port), "target", format_args!("ports.{at}"));
+    }
+}
+
 /// An engine's names are `[a-zA-Z0-9][a-zA-Z0-9_.-]+`. The reference is content when a part of the
 /// name is such a one; the engine is not.
 fn container_name(
@@ -197,7 +238,7 @@ fn container_name(
         return;
     };
     // A template has no name yet.
-    let Some(text) = node.as_str().filter(|t| !t.is_empty() && !t.contains('$')) else {
+    let Some(text) = node.as_str().filter(|t| !t.contains('$')) else {
         return;
     };
     let is_letter = |c: char| c.is_ascii_alphanumeric();

@@ -30,7 +30,6 @@ pub fn check(
         };
         one.check(all, disabled);
     }
-    container_names(root, diagnostics);
     for (name, service) in services(root) {
         for hook in list(service, "pre_start") {
             if let Some(flag) = hook.get("per_replica")
@@ -290,7 +289,6 @@ impl One<'_> {
             "build",
             "daily",
             "weekly",
-            "",
         ];
         let age = text.strip_prefix("every_");
         let is_age = age.is_some_and(|age| super::units::parse_duration(age).is_ok_and(|n| n > 0));
@@ -509,8 +507,8 @@ impl One<'_> {
     }
 }
 
-/// Two services cannot share one container name (V7).
-fn container_names(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
+/// Two services cannot share one container name (V7); those that are not selected take none.
+pub fn container_names(root: &Node, diagnostics: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, (&str, Span)> = BTreeMap::new();
     for (name, service) in services(root) {
         let Some(node) = service.get("container_name") else {

@@ -89,6 +89,8 @@ const OVERRIDE_FILES: [&str; 4] = [
 pub struct Found {
     pub files: Vec<PathBuf>,
     pub directory: PathBuf,
+    /// The directory whose name the project has when nobody gives it one.
+    pub named_after: PathBuf,
     /// Variables for interpolation: the process's over those of the env files.
     pub environment: Environment,
     /// Where those of them stand that come from env files.
@@ -121,9 +123,16 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
             .collect(),
         (true, None) => Vec::new(),
     };
-    let start = match &options.project_directory {
-        Some(directory) => absolute(directory),
-        None => options.current_dir.clone(),
+    let given = options.files.iter().find(|file| {
+        let is_local = |text: &str| text != STDIN && !is_remote(text);
+        file.to_str().is_none_or(is_local)
+    });
+    let start = match (&options.project_directory, given) {
+        (Some(directory), _) => absolute(directory),
+        (None, Some(file)) => absolute(file)
+            .parent()
+            .map_or_else(|| options.current_dir.clone(), Path::to_owned),
+        (None, None) => options.current_dir.clone(),
     };
     let no_implicit = environment
         .get("COMPOSE_DISABLE_ENV_FILE")
@@ -169,7 +178,8 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
         searched = true;
         search(session, &start)
     };
-    // Files on other machines say nothing about the project's directory (F5).
+    // Files on other machines say nothing about the project's directory (F5), unless there are no
+    // others: what such a file names beside itself is in its own tree, not where the user stands.
     let mut remote = Vec::new();
     if !searched {
         files.retain_mut(|file| {
@@ -189,13 +199,17 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
             true
         });
     }
-    let directory = match &options.project_directory {
+    let local = files
+        .iter()
+        .find(|f| f.as_os_str() != STDIN && !remote.contains(f));
+    let beside = |file: Option<&PathBuf>| file.and_then(|f| f.parent()).map(Path::to_owned);
+    let named_after = match &options.project_directory {
         Some(directory) => absolute(directory),
-        None => files
-            .iter()
-            .find(|f| f.as_os_str() != STDIN && !remote.contains(f))
-            .and_then(|f| f.parent())
-            .map_or_else(|| options.current_dir.clone(), Path::to_owned),
+        None => beside(local).unwrap_or_else(|| options.current_dir.clone()),
+    };
+    let directory = match (&options.project_directory, local) {
+        (None, None) => beside(remote.first()).unwrap_or_else(|| named_after.clone()),
+        _ => named_after.clone(),
     };
     if env_files.is_empty() && !no_implicit && directory != start {
         implicit_env(
@@ -212,6 +226,7 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
     Found {
         files,
         directory,
+        named_after,
         environment,
         places,
         env_files,
@@ -404,11 +419,11 @@ pub fn name(
     }
     if named.is_empty() {
         named = found
-            .directory
+            .named_after
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
             .unwrap_or_default();
-        warn_symlink(session, &found.directory, &named);
+        warn_symlink(session, &found.named_after, &named);
     }
     match ProjectName::new(normalize_name(&named)) {
         Ok(name) => Some(name),

@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use super::find::{self, LoadOptions};
 use super::model::{Model, Session};
-use super::schema;
-use super::{
-    Project, ProjectName, admit, bind, check, consistency, environment, normalize, profiles,
-};
+use super::{Project, ProjectName, bind, check, consistency, environment, normalize, profiles};
 use crate::source::interpolate::Variable;
 use crate::source::{Diagnostic, FileId, Files, Map, Node, SourceMap, Span, Value, diagnostic};
 
@@ -66,7 +63,8 @@ pub fn load(options: &LoadOptions, files: &dyn Files) -> Loaded {
     }
 }
 
-/// The project's name alone, for commands that need no file (F12).
+/// The project's name alone, for commands that need no file (F12). A file that is named and not
+/// there is a mistake all the same, unless the name was given with it.
 pub fn project_name(
     options: &LoadOptions,
     files: &dyn Files,
@@ -76,10 +74,16 @@ pub fn project_name(
     if found.files.is_empty() && !find::is_named(options, &found) {
         return Err(vec![no_file()]);
     }
-    match find::name(&mut session, options, &found) {
-        Some(name) => Ok(name),
-        None => {
+    let name = find::name(&mut session, options, &found);
+    if options.project_name.is_none() {
+        session.require(&found.files);
+    }
+    let is_missing = |diagnostic: &Diagnostic| diagnostic.code == "missing-file";
+    match name {
+        Some(name) if !session.diagnostics.iter().any(is_missing) => Ok(name),
+        _ => {
             session.diagnostics.retain(Diagnostic::is_error);
+            diagnostic::sort(&mut session.diagnostics);
             Err(session.diagnostics)
         }
     }
@@ -137,9 +141,6 @@ fn project(
         return (None, Vec::new());
     }
     session.report_deferred(&root);
-    if session.traits.has_nulls {
-        admit::refuse_nulls(&root, &schema::ROOT, &mut session.diagnostics);
-    }
     let Some(name) = name else {
         return (None, Vec::new());
     };
@@ -158,13 +159,18 @@ fn project(
         normalize::normalize(&mut root, name.as_str());
     }
     let all_profiles = profiles::names(&root);
-    let mut disabled = profiles::enable(
-        &mut root,
-        options,
-        &found.environment,
-        &mut session.diagnostics,
-    );
-    if options.consistency {
+    // What a template refers to, and which of its services are there, is not known yet.
+    let mut disabled = match options.interpolate {
+        true => profiles::enable(
+            &mut root,
+            options,
+            &found.environment,
+            &mut session.diagnostics,
+        ),
+        false => profiles::Disabled::default(),
+    };
+    let is_checked = options.consistency && options.interpolate;
+    if is_checked {
         consistency::check(
             &root,
             &disabled,
@@ -176,7 +182,10 @@ fn project(
         );
     }
     profiles::select(&mut root, &mut disabled, options, &mut session.diagnostics);
-    if !options.all_resources {
+    if is_checked {
+        consistency::container_names(&root, &mut session.diagnostics);
+    }
+    if !options.all_resources && (options.interpolate || !options.services.is_empty()) {
         normalize::drop_unused(&mut root);
     }
     check::without_effect(&root, &mut session.diagnostics);

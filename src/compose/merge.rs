@@ -16,6 +16,8 @@ enum Rule {
     Variables,
     Logging,
     Pools,
+    /// Of a provider: lists are appended, anything else replaces.
+    Flag,
 }
 
 fn rule(path: &Trail<'_>) -> Rule {
@@ -37,8 +39,20 @@ fn rule(path: &Trail<'_>) -> Rule {
         ["environment", _, "services"] | ["args", "build", _, "services"] => Rule::Variables,
         ["logging", _, "services"] => Rule::Logging,
         ["config", "ipam", _, "networks"] => Rule::Pools,
+        [_, "options", "provider", _, "services"] => Rule::Flag,
         _ => Rule::Merge,
     }
+}
+
+/// Of these a null is a value, too: what the image says.
+fn is_command(path: &Trail<'_>) -> bool {
+    let mut keys = path.keys_upwards();
+    let is_one = match keys.next() {
+        Some("command" | "entrypoint") => true,
+        Some("test") => keys.next() == Some("healthcheck"),
+        _ => false,
+    };
+    is_one && keys.nth(1) == Some("services") && keys.next().is_none()
 }
 
 /// Merges a whole document over what was loaded before it.
@@ -62,9 +76,18 @@ fn merge(left: &mut Node, mut right: Node, path: &Trail<'_>, diagnostics: &mut V
         _ => Rule::Replace,
     };
     if right.is_null() {
+        if is_command(path) {
+            succeed(&mut right, left, rule::REPLACE);
+            *left = right;
+        }
         return;
     }
     let at = right.span;
+    let rule = match (&right.value, rule) {
+        (Value::List(_), Rule::Flag) => Rule::Merge,
+        (_, Rule::Flag) => Rule::Replace,
+        (_, rule) => rule,
+    };
     match (&mut left.value, &mut right.value, rule) {
         (_, _, Rule::Replace) => {
             let key = left.key;
@@ -194,16 +217,19 @@ pub fn unique_service(service: &mut Node) {
         return;
     };
     for key in [
-        "cap_add", "cap_drop", "profiles", "links", "expose", "tmpfs",
+        "cap_add",
+        "cap_drop",
+        "dns",
+        "dns_opt",
+        "dns_search",
+        "links",
+        "profiles",
+        "tmpfs",
     ] {
-        unique(service.get_mut(key), rule::UNIQUE_VALUE, |n| {
-            n.scalar_text()
-        });
+        unique(service.get_mut(key), rule::UNIQUE_VALUE, name_of_pair);
     }
-    for key in ["dns", "dns_opt", "dns_search", "label_file", "extra_hosts"] {
-        unique(service.get_mut(key), rule::UNIQUE_VALUE, |n| {
-            n.scalar_text()
-        });
+    for key in ["expose", "extra_hosts"] {
+        unique(service.get_mut(key), rule::UNIQUE_VALUE, Node::scalar_text);
     }
     for key in ["volumes", "devices"] {
         unique(service.get_mut(key), rule::UNIQUE_TARGET, |n| {
@@ -234,18 +260,23 @@ pub fn unique_service(service: &mut Node) {
         ))
     });
     if let Some(build) = service.get_mut("build").and_then(Node::as_map_mut) {
-        for key in ["tags", "extra_hosts"] {
-            unique(build.get_mut(key), rule::UNIQUE_VALUE, |n| n.scalar_text());
-        }
+        unique(build.get_mut("tags"), rule::UNIQUE_VALUE, name_of_pair);
+        let hosts = build.get_mut("extra_hosts");
+        unique(hosts, rule::UNIQUE_VALUE, Node::scalar_text);
     }
     let networks = service.get_mut("networks").and_then(Node::as_map_mut);
     for network in networks.into_iter().flat_map(Map::values_mut) {
         for key in ["aliases", "link_local_ips"] {
-            unique(network.get_mut(key), rule::UNIQUE_VALUE, |n| {
-                n.scalar_text()
-            });
+            unique(network.get_mut(key), rule::UNIQUE_VALUE, name_of_pair);
         }
     }
+}
+
+/// What stands before the first `=`: `a=1` and `a=2` are one entry, whatever the list is of.
+fn name_of_pair(node: &Node) -> Option<String> {
+    let mut text = node.scalar_text()?;
+    text.truncate(text.find('=').unwrap_or(text.len()));
+    Some(text)
 }
 
 /// Where a secret or config appears in the container.

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::admit::{Admission, Environment, Places, Traits, origin};
+use super::admit::{Admission, Environment, Places, Traits, origin, refuse_nulls};
 use super::budget::{Budget, Use};
 use super::canonical::Canonical;
 use super::paths::Resolver;
@@ -209,6 +209,18 @@ impl<'a> Session<'a> {
         None
     }
 
+    /// Reports those of the files that are not there.
+    pub fn require(&mut self, files: &[PathBuf]) {
+        for file in files.iter().filter(|file| file.as_os_str() != STDIN) {
+            match self.read(file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.unreadable(file, &error, None);
+                }
+                _ => {}
+            }
+        }
+    }
+
     pub fn unreadable(&mut self, path: &Path, error: &io::Error, named_at: Option<Span>) {
         self.is_partial = true;
         let code = match error.kind() {
@@ -321,6 +333,12 @@ impl<'a> Session<'a> {
                 match &mut merged {
                     Some(merged) => merge::project(merged, document, &mut self.diagnostics),
                     None => merged = Some(document),
+                }
+                // Each document is checked with those before it, so a later one does not mend it.
+                if let Some(merged) = &merged
+                    && self.traits.has_nulls
+                {
+                    refuse_nulls(merged, &schema::ROOT, &mut self.diagnostics);
                 }
             }
             if let Some(merged) = &mut merged {

@@ -23,6 +23,9 @@ pub fn defaults(root: &mut Node) {
                 default(build, "context", span, Value::Text(".".into()));
             }
         }
+        if let Some(provider) = service.get_mut("provider") {
+            provider_options(provider);
+        }
         for secret in list(service.get_mut("secrets")) {
             secret_target(secret);
         }
@@ -73,6 +76,29 @@ pub fn defaults(root: &mut Node) {
                 .and_then(|r| r.get_mut("reservations"))
                 .and_then(|r| r.get_mut("devices")),
         );
+    }
+}
+
+/// Options are handed to the provider as flags, each as often as it has values. One that is written
+/// without a list is replaced by a later file, so this comes after all of them.
+fn provider_options(node: &mut Node) {
+    let options = node.get_mut("options").and_then(Node::as_map_mut);
+    for option in options.into_iter().flat_map(Map::values_mut) {
+        let to_text = |node: &mut Node| {
+            if let Some(text) = node.scalar_text() {
+                node.value = Value::Text(text);
+            }
+        };
+        if let Some(items) = option.as_list_mut() {
+            items.iter_mut().for_each(to_text);
+        } else {
+            to_text(option);
+            let one = Node::new(
+                option.span,
+                std::mem::replace(&mut option.value, Value::Null),
+            );
+            option.value = Value::List(vec![one]);
+        }
     }
 }
 

@@ -141,6 +141,9 @@ impl Printer {
         for (key, shape) in object.keys {
             let node = map.get(*key).filter(|n| !is_dropped(n, key, shape, object));
             let Some(node) = node else {
+                if let Some(zero) = always(key, object) {
+                    out.insert((*key).to_owned(), zero);
+                }
                 if self.form == Form::Json
                     && let Some(zero) = json_zero(key, object)
                 {
@@ -151,6 +154,7 @@ impl Printer {
             let mut value = match *key {
                 "env_file" if !std::ptr::eq(object, &schema::INCLUDE) => self.env_files(node),
                 "ssh" if self.form == Form::Yaml => self.ssh(node),
+                "ulimits" => self.ulimits(node, shape),
                 _ => self.node(node, shape),
             };
             if *key == "extra_hosts"
@@ -178,6 +182,21 @@ impl Printer {
                 _ => self.text(id),
             })
             .collect()
+    }
+
+    /// A limit of zero is printed in its long form.
+    fn ulimits(&self, node: &Node, shape: &Shape) -> Json {
+        let mut limits = self.node(node, shape);
+        for limit in limits
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|l| l.values_mut())
+        {
+            if limit.as_i64() == Some(0) {
+                *limit = serde_json::json!({"soft": 0, "hard": 0});
+            }
+        }
+        limits
     }
 
     /// An env file with nothing but a path is printed as that path.
@@ -218,13 +237,34 @@ fn is_dropped(node: &Node, key: &str, shape: &Shape, object: &schema::Object) ->
         Value::List(list) => list.is_empty(),
         Value::Map(map) => {
             let is_empty = match key {
-                "ipam" => map
-                    .values()
-                    .all(|n| n.as_list().is_some_and(|l| l.is_empty())),
+                "ipam" | "placement" => map.values().all(is_zero),
                 _ => map.is_empty(),
             };
             is_empty && (!is_object(shape) || matches!(key, "ipam" | "resources" | "placement"))
         }
+    }
+}
+
+fn is_zero(node: &Node) -> bool {
+    match &node.value {
+        Value::Null | Value::Int(0) => true,
+        Value::Text(text) => text.is_empty(),
+        Value::List(list) => list.is_empty(),
+        Value::Map(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// What is shown for an absent value of a structure that Go writes whole.
+fn always(key: &str, object: &schema::Object) -> Option<Json> {
+    let of = |other: &schema::Object| std::ptr::eq(object, other);
+    match key {
+        "kind" if of(&schema::DISCRETE_RESOURCE) => Some(Json::from("")),
+        "value" if of(&schema::DISCRETE_RESOURCE) => Some(Json::from(0)),
+        "path" if of(&schema::RATE_DEVICE) || of(&schema::WEIGHT_DEVICE) => Some(Json::from("")),
+        "rate" if of(&schema::RATE_DEVICE) => Some(Json::from("0")),
+        "weight" if of(&schema::WEIGHT_DEVICE) => Some(Json::from(0)),
+        _ => None,
     }
 }
 

@@ -44,12 +44,12 @@ pub fn enable(
 ) -> Disabled {
     let mut enabled: BTreeSet<String> = match options.profiles.is_empty() {
         false => options.profiles.iter().cloned().collect(),
+        // No list is a list of the empty name, which `profiles: ["${OFF:+never}"]` makes use of.
         true => environment
             .get("COMPOSE_PROFILES")
-            .into_iter()
-            .flat_map(|list| list.split(','))
+            .map_or("", String::as_str)
+            .split(',')
             .map(|name| name.trim().to_owned())
-            .filter(|name| !name.is_empty())
             .collect(),
     };
     // Naming a service enables its own profiles.
@@ -68,6 +68,9 @@ pub fn enable(
             let Some(text) = profile.as_str() else {
                 continue;
             };
+            if text.is_empty() || text.contains('$') {
+                continue;
+            }
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
             if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) || !text.chars().all(legal) {
                 diagnostics.push(

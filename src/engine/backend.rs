@@ -9,7 +9,7 @@ use super::container::{
     ContainerId, ContainerRecord, Driver, VolumeMountRecord, log_rotation, logging_remark,
     parse_signal,
 };
-use super::image::{Described, Image, ImageError, Platform, PullPolicy, Reference, Wish};
+use super::image::{Artifact, Described, Image, ImageError, Platform, PullPolicy, Reference, Wish};
 use super::store::{Batch, Table};
 use super::volume::{VolumeError, Volumes};
 use super::{Engine, EngineError, clock};
@@ -256,6 +256,20 @@ impl Engine {
             }
             error
         })
+    }
+
+    /// A small artifact of one of the kinds, out of a registry.
+    pub async fn artifact(
+        &self,
+        request: &ImageRequest,
+        kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        let name = parse_reference(&request.reference).map_err(EngineError::from)?;
+        let login = login_for(request, &name);
+        let cancelled = CancellationToken::new();
+        let images = &self.shared.images;
+        let artifact = images.artifact(&name, kinds, login.as_ref(), &cancelled);
+        Ok(artifact.await.map_err(EngineError::from)?)
     }
 
     /// Has a registry check a login.

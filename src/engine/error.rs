@@ -230,7 +230,7 @@ fn registry_kind(error: &RegistryError) -> FailureKind {
     match error {
         // As Docker: whoever may not see an image is told that there is none.
         RegistryError::NotFound { .. } | RegistryError::Denied { .. } => FailureKind::NotFound,
-        RegistryError::NotAnImage { .. } => FailureKind::Invalid,
+        RegistryError::NotAnImage { .. } | RegistryError::OtherKind { .. } => FailureKind::Invalid,
         _ => FailureKind::Internal,
     }
 }

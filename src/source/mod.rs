@@ -10,6 +10,7 @@ pub mod dotenv;
 pub mod files;
 mod history;
 pub mod interpolate;
+mod lenient;
 pub mod node;
 pub mod parse;
 pub mod scalar;

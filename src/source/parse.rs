@@ -3,13 +3,15 @@
 //! Aliases are copied, so a node budget bounds what a small text can expand to; depth is bounded
 //! because every later phase recurses over the tree.
 
+use std::borrow::Cow;
+
 use foldhash::fast::RandomState;
 use indexmap::map::Entry;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::{
-    Diagnostic, FileId, Map, Node, SourceMap, Span, Step, Tag, Trail, Value, node::text_weight,
-    scalar,
+    Diagnostic, FileId, Map, Node, SourceMap, Span, Step, Tag, Trail, Value, lenient,
+    node::text_weight, scalar,
 };
 
 /// Most nodes that the anchors and aliases of one document may copy (Y4); long texts count as
@@ -24,13 +26,43 @@ pub const MAX_DEPTH: usize = 128;
 /// document is a null node.
 pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic>) -> Vec<Node> {
     let text = sources.shared_text(file);
+    let first = read(sources, file, (&text, &text));
+    let Some(refused_at) = first.refused_at else {
+        diagnostics.extend(first.diagnostics);
+        return first.documents;
+    };
+    // The strict reading failed; what Docker Compose would read may still be told from it.
+    let mut chosen = first;
+    if let Cow::Owned(relaxed) = lenient::relax(&text) {
+        let second = read(sources, file, (&text, &relaxed));
+        if second.refused_at.is_none_or(|at| at > refused_at) {
+            chosen = second;
+        }
+    }
+    diagnostics.extend(chosen.diagnostics);
+    chosen.documents
+}
+
+/// What one reading of a file came to.
+struct Reading {
+    documents: Vec<Node>,
+    diagnostics: Vec<Diagnostic>,
+    /// Where the parser could not go on.
+    refused_at: Option<u32>,
+}
+
+/// Reads a text as its author wrote it by a form of it that has every character in its place.
+fn read(sources: &SourceMap, file: FileId, (written, text): (&str, &str)) -> Reading {
     let mut builder = Builder {
-        parser: Parser::new_from_str(&text),
-        offsets: Offsets::new(&text),
+        parser: Parser::new_from_str(text),
+        offsets: Offsets::new(written),
         sources,
-        length: text.len(),
+        written,
+        relaxed: (text != written).then_some(text),
         file,
-        diagnostics,
+        diagnostics: Vec::new(),
+        refused_at: None,
+        has_tabs: written.contains('\t'),
         anchors: Vec::new(),
         n_nodes: 0,
         n_aliased: 0,
@@ -63,7 +95,11 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
             }
         }
     }
-    documents
+    Reading {
+        documents,
+        diagnostics: builder.diagnostics,
+        refused_at: builder.refused_at,
+    }
 }
 
 /// Why reading ends early.
@@ -96,13 +132,18 @@ impl Offsets {
     }
 }
 
-struct Builder<'t, 'd> {
+struct Builder<'t> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
     offsets: Offsets,
-    sources: &'d SourceMap,
-    length: usize,
+    sources: &'t SourceMap,
+    /// The file's text.
+    written: &'t str,
+    /// What the parser reads in its place, if it is another text.
+    relaxed: Option<&'t str>,
     file: FileId,
-    diagnostics: &'d mut Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
+    refused_at: Option<u32>,
+    has_tabs: bool,
     /// By anchor number: `None` while the anchored node is still being read.
     anchors: Vec<Option<(Node, usize)>>,
     n_nodes: usize,
@@ -113,7 +154,7 @@ struct Builder<'t, 'd> {
     entries: Vec<(String, Node)>,
 }
 
-impl<'t> Builder<'t, '_> {
+impl<'t> Builder<'t> {
     fn next(&mut self) -> Result<(Event<'t>, Span), Stop> {
         match self.parser.next_event() {
             None => Err(Stop::Ended),
@@ -125,8 +166,8 @@ impl<'t> Builder<'t, '_> {
     fn span(&self, start: Marker, end: Marker) -> Span {
         Span {
             file: self.file,
-            start: self.offsets.byte(start.index(), self.length),
-            end: self.offsets.byte(end.index(), self.length),
+            start: self.offsets.byte(start.index(), self.written.len()),
+            end: self.offsets.byte(end.index(), self.written.len()),
         }
     }
 
@@ -136,13 +177,83 @@ impl<'t> Builder<'t, '_> {
             Stop::Refused(diagnostic) => self.diagnostics.push(diagnostic),
             Stop::Syntax(error) => {
                 let at = self.span(*error.marker(), *error.marker());
-                self.diagnostics.push(
-                    Diagnostic::error(
-                        "yaml-syntax",
-                        format!("yaml: line {}: {}", error.marker().line(), error.info()),
-                    )
-                    .at(at),
-                );
+                self.refuse(at, error.info());
+            }
+        }
+    }
+
+    /// The parser lets a tab stand before the first key of a document.
+    fn check_indentation(&self, at: Span) -> Result<(), Stop> {
+        if !self.has_tabs {
+            return Ok(());
+        }
+        let (before, rest) = self.written.split_at(at.start as usize);
+        let line = &before[before.rfind('\n').map_or(0, |end| end + 1)..];
+        let is_block = !rest.starts_with(['[', '{']);
+        if is_block && line.contains('\t') && line.trim().is_empty() {
+            let number = self.sources.place(at).line;
+            let message = format!("yaml: line {number}: a tab cannot indent a block");
+            let diagnostic = Diagnostic::error("yaml-syntax", message).at(at);
+            return Err(Stop::Refused(
+                diagnostic.help("indent with spaces; YAML knows no tabs there"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, at: Span, info: &str) {
+        self.refused_at.get_or_insert(at.start);
+        let line = self.sources.place(at).line;
+        let diagnostic =
+            Diagnostic::error("yaml-syntax", format!("yaml: line {line}: {info}")).at(at);
+        let indentation = self
+            .sources
+            .line(at)
+            .chars()
+            .take_while(|c| c.is_whitespace());
+        self.diagnostics
+            .push(match indentation.clone().any(|c| c == '\t') {
+                true => diagnostic.help("indent with spaces; YAML knows no tabs there"),
+                false => diagnostic,
+            });
+    }
+
+    /// A scalar whose lines were put together for the parser, read as it is written.
+    fn reread(
+        &mut self,
+        text: Cow<'t, str>,
+        style: ScalarStyle,
+        span: Span,
+    ) -> Result<Cow<'t, str>, Stop> {
+        if self.relaxed.is_none() {
+            return Ok(text);
+        }
+        let range = span.start as usize..span.end as usize;
+        let written = self.written.get(range).unwrap_or_default();
+        if !written.contains('\n') {
+            return Ok(text);
+        }
+        let is_joined = match style {
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => true,
+            // Between brackets; elsewhere its lines were folded, which makes it shorter.
+            ScalarStyle::Plain => text.chars().count() == written.chars().count(),
+            _ => false,
+        };
+        if !is_joined {
+            return Ok(text);
+        }
+        // In brackets no indentation is asked for.
+        let alone = format!("[{written}]");
+        let mut parser = Parser::new_from_str(&alone);
+        loop {
+            match parser.next_event() {
+                Some(Ok((Event::Scalar(text, ..), _))) => return Ok(Cow::Owned(text.into_owned())),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    self.refuse(span, error.info());
+                    return Err(Stop::Ended);
+                }
+                None => return Err(Stop::Ended),
             }
         }
     }
@@ -223,6 +334,7 @@ impl<'t> Builder<'t, '_> {
                 }
             },
             Event::Scalar(text, style, anchor, tag) => {
+                let text = self.reread(text, style, span)?;
                 let (merge_tag, core) = tags(tag.as_deref());
                 let value = match (core, style) {
                     (Some("str"), _) => Value::Text(text.into_owned()),
@@ -234,6 +346,7 @@ impl<'t> Builder<'t, '_> {
                 (anchor, node)
             }
             Event::SequenceStart(anchor, tag) => {
+                self.check_indentation(span)?;
                 self.open_anchor(anchor);
                 let first = self.items.len();
                 let mut whole = span;
@@ -253,6 +366,7 @@ impl<'t> Builder<'t, '_> {
                 (anchor, node)
             }
             Event::MappingStart(anchor, tag) => {
+                self.check_indentation(span)?;
                 self.open_anchor(anchor);
                 let mut node = self.mapping(span, depth, path)?;
                 node.tag = tags(tag.as_deref()).0;
@@ -476,6 +590,90 @@ mod tests {
             .map(|label| sources.place(label.span).line)
             .collect();
         assert_eq!(lines, [3, 1]);
+    }
+
+    /// What libyaml reads and YAML 1.2 refuses has its value and its place all the same.
+    #[test]
+    fn what_only_libyaml_reads_stands_where_it_is_written() {
+        let text = "ä:\n  tab:\tü\n  flow: [\n\tö, {k:\tv}, # ]\nplain\n more\n  ]\n  text: \"é\n\n  \\u00e9 \\\n\tx\"\n  last: l\n";
+        let (documents, diagnostics, sources) = read(text);
+        assert!(diagnostics.is_empty(), "{diagnostics:?}");
+        let root = documents[0].get("ä").expect("the key is there");
+        let flow = root.get("flow").and_then(Node::as_list).expect("a list");
+        let in_map = flow[1].get("k").expect("a value");
+        for (node, value, written, line, column) in [
+            (root.get("tab").expect("it is there"), "ü", "ü", 2, 8),
+            (&flow[0], "ö", "ö", 4, 2),
+            (in_map, "v", "v", 4, 9),
+            (&flow[2], "plain more", "plain\n more", 5, 1),
+            (
+                root.get("text").expect("it is there"),
+                "é\né x",
+                "\"é\n\n  \\u00e9 \\\n\tx\"",
+                8,
+                9,
+            ),
+            (root.get("last").expect("it is there"), "l", "l", 12, 9),
+        ] {
+            assert_eq!(node.as_str(), Some(value));
+            assert_eq!(slice(text, node.span), written);
+            let place = sources.place(node.span);
+            assert_eq!((place.line, place.column), (line, column), "{written}");
+        }
+    }
+
+    /// Where both readings get to the end they are the same, places and all.
+    #[test]
+    fn a_sound_text_is_the_same_in_its_relaxed_form() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/compose");
+        let mut directories = vec![root];
+        let mut n_changed = 0;
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).expect("it is there") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    directories.push(path);
+                    continue;
+                }
+                let Ok(text) = std::fs::read_to_string(&path) else {
+                    continue;
+                };
+                let mut sources = SourceMap::default();
+                let file = sources.add(path.clone(), text.clone());
+                let strict = super::read(&sources, file, (&text, &text));
+                let relaxed = lenient::relax(&text);
+                if strict.refused_at.is_some() || relaxed == text {
+                    continue;
+                }
+                n_changed += 1;
+                let loose = super::read(&sources, file, (&text, &relaxed));
+                assert_eq!(strict.documents, loose.documents, "{}", path.display());
+                assert_eq!(strict.diagnostics, loose.diagnostics, "{}", path.display());
+            }
+        }
+        assert!(n_changed > 10, "only {n_changed} texts have such lines");
+    }
+
+    #[test]
+    fn the_mistake_that_is_left_is_told() {
+        let help = |text: &str| {
+            let (_, diagnostics, sources) = read(text);
+            let found = diagnostics.first().expect("a mistake");
+            let line = sources.place(found.labels[0].span).line;
+            (line, found.help.clone().unwrap_or_default())
+        };
+        assert_eq!(help("a:\tb\nc: [\nx]\nd: e: f\n").0, 4);
+        let (line, tabs) = help("a:\n  b: c\n\td: e\n");
+        assert!(line == 3 && tabs.contains("spaces"), "{line} {tabs}");
+    }
+
+    /// A tab on each line is one more reading of the file, not one for each.
+    #[test]
+    fn many_tabs_are_read_in_one_go() {
+        let text = "a:\tb\nk: [\n\tx,\n\ty]\n---\n".repeat(20_000);
+        let (documents, diagnostics, _) = read(&text);
+        assert!(diagnostics.is_empty());
+        assert_eq!(documents.len(), 20_001);
     }
 
     #[test]

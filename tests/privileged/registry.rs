@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::harness::env::run;
-use crate::harness::image::{Compression, Layer, oci_layout, pushed};
+use crate::harness::image::{Compression, Layer, Pushed, PushedLayer, digest, oci_layout, pushed};
 use crate::harness::registry::{Manner, Registry};
 use crate::harness::{Run, TestEnv, wait_for};
 
@@ -25,6 +25,7 @@ crate::cases! {
     what_is_pushed_is_what_others_read ["docker-registry", "skopeo"],
     a_project_pushes_what_it_builds ["docker-registry"],
     config_pins_images_to_what_the_registry_has_now ["docker-registry"],
+    a_published_project_is_included_extended_and_run ["docker-registry"],
 }
 
 const ADDRESS: &str = "127.0.0.1:5000";
@@ -582,4 +583,128 @@ services:
         .wharf(&["config", "--resolve-image-digests"])
         .fails_saying(&["app:none", "\"web\""]);
     project.wharf(&["down"]).ok();
+}
+
+/// A Compose project as `docker compose publish` puts it: files, each with its media type and
+/// annotations.
+fn published(files: &[(&str, &[(&str, &str)], &str)], is_new: bool) -> Pushed {
+    let mut layers = Vec::new();
+    let mut descriptors = Vec::new();
+    for (media_type, annotations, content) in files {
+        let bytes = content.as_bytes().to_vec();
+        let annotations: std::collections::BTreeMap<_, _> = annotations.iter().copied().collect();
+        descriptors.push(json!({
+            "mediaType": media_type,
+            "digest": digest(&bytes),
+            "size": bytes.len(),
+            "annotations": annotations,
+        }));
+        let diff_id = digest(&bytes);
+        layers.push(PushedLayer { diff_id, bytes });
+    }
+    let config = b"{}".to_vec();
+    // Registries of before OCI 1.1 do not know artifact types; the config's type stands for it.
+    let config_type = match is_new {
+        true => "application/vnd.oci.empty.v1+json",
+        false => "application/vnd.docker.compose.config.empty.v1+json",
+    };
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": {"mediaType": config_type, "digest": digest(&config), "size": config.len()},
+        "layers": descriptors,
+    });
+    if is_new {
+        manifest["artifactType"] = json!("application/vnd.docker.compose.project");
+    }
+    Pushed {
+        layers,
+        config,
+        manifest: serde_json::to_vec(&manifest).expect("JSON of strings"),
+        media_type,
+    }
+}
+
+fn a_published_project_is_included_extended_and_run(env: &TestEnv) {
+    const FILE: &str = "application/vnd.docker.compose.file+yaml";
+    const ENV: &str = "application/vnd.docker.compose.envfile";
+    let registry = plain(env);
+    let image = env.image();
+    let main = format!(
+        "services: {{far: {{image: '{image}', env_file: far.env, stop_grace_period: 0s, \
+         command: sleep 1001}}}}"
+    );
+    let over = "services: {far: {environment: {B: two}}}";
+    let base = format!("services: {{base: {{image: '{image}', command: sleep 1002}}}}");
+    let named = "com.docker.compose.file";
+    let files: &[(&str, &[(&str, &str)], &str)] = &[
+        (FILE, &[(named, "compose.yaml")], &main),
+        (FILE, &[(named, "override.yaml")], over),
+        (ENV, &[("com.docker.compose.envfile", "far.env")], "A=one\n"),
+    ];
+    registry.put("stack/app:1", &published(files, true));
+    let files: &[(&str, &[(&str, &str)], &str)] = &[(FILE, &[(named, "compose.yaml")], &base)];
+    registry.put("stack/base:1", &published(files, false));
+
+    let project = env.project(
+        "publishes",
+        &format!(
+            "
+include: ['oci://{ADDRESS}/stack/app:1']
+services:
+  near:
+    extends: {{file: 'oci://{ADDRESS}/stack/base:1', service: base}}
+    stop_grace_period: 0s
+"
+        ),
+    );
+    let from = registry.n_requests();
+    for reads in [["config"].as_slice(), &["config", "--services"]] {
+        let told = project.wharf(reads);
+        assert_ne!(told.code, 0, "{told}");
+        assert!(told.stderr.contains("has not been fetched"), "{told}");
+    }
+    assert_eq!(
+        asked(&registry, from),
+        [] as [String; 0],
+        "reading asks nobody"
+    );
+    project.up();
+    assert_eq!(project.sh("far", "echo $A $B"), "one two");
+    project.pid_of("sleep 1002");
+    let shown = project.wharf(&["config", "--services"]).ok().stdout;
+    assert_eq!(shown, "far\nnear\n");
+    project.wharf(&["down"]).ok();
+
+    // Alone, by -f: what it names beside itself is there, the name is the directory's.
+    let reference = format!("oci://{ADDRESS}/stack/app:1");
+    project.wharf(&["-f", &reference, "up", "-d"]).ok();
+    let listed = project.wharf(&["-f", &reference, "config"]).ok().stdout;
+    assert!(listed.starts_with("name: publishes\n"), "{listed}");
+    assert!(listed.contains("A: one"), "{listed}");
+    project.wharf(&["-f", &reference, "down"]).ok();
+
+    // What is no project, and what would write elsewhere, is refused with its reason.
+    put(&registry, "image:1", "x");
+    let hostile: &[(&str, &[(&str, &str)], &str)] = &[
+        (FILE, &[(named, "compose.yaml")], "services: {}"),
+        (ENV, &[("com.docker.compose.envfile", "../../x.env")], "A=1"),
+    ];
+    registry.put("hostile:1", &published(hostile, true));
+    for (name, reason) in [
+        (
+            "image:1",
+            "is \"application/vnd.oci.image.config.v1+json\", not",
+        ),
+        ("hostile:1", "which is no plain name"),
+        ("none:1", "has no"),
+    ] {
+        project.write(&format!("include: ['oci://{ADDRESS}/{name}']\n"));
+        let told = project.wharf(&["up", "-d"]);
+        assert_ne!(told.code, 0, "{told}");
+        assert!(told.stderr.contains(reason), "{name}: {told}");
+        assert!(told.stderr.contains("compose.yaml:1:11"), "{name}: {told}");
+    }
+    assert!(!env.path(".cache/x.env").exists() && !env.path(".cache/wharf/x.env").exists());
 }

@@ -15,7 +15,7 @@ use crate::api::wire::image::{
     DeleteItem, DiskUsage, HistoryItem, ImageInspect, ImageSummary, ImageVerdict, ImagesPruned,
     ProgressLine,
 };
-use crate::api::wire::registry::{ImageTransfer, RemoteDigest};
+use crate::api::wire::registry::{Artifact, ArtifactRequest, ImageTransfer, RemoteDigest};
 use crate::reconcile::{BackendError, FailureKind};
 
 /// One line of progress is no longer than this, in bytes.
@@ -106,6 +106,15 @@ impl Client {
         let path = "/wharf/v1/images/digest";
         let answer: RemoteDigest = self.answer(call, Method::POST, path, body.into()).await?;
         Ok(answer.digest)
+    }
+
+    /// A small artifact out of a registry.
+    pub async fn artifact(&self, request: &ArtifactRequest) -> Result<Artifact, ClientError> {
+        let call = "artifact";
+        let body =
+            serde_json::to_vec(request).map_err(|source| ClientError::Encode { call, source })?;
+        let path = "/wharf/v1/artifacts";
+        self.answer(call, Method::POST, path, body.into()).await
     }
 
     pub async fn disk_usage(&self) -> Result<DiskUsage, ClientError> {

@@ -21,7 +21,7 @@ use super::error::ApiError;
 use crate::api::Host;
 use crate::api::images::{FiltersOf, ImageFilters};
 use crate::api::wire::registry::{
-    AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
+    Artifact, ArtifactRequest, AuthAnswer, AuthConfig, ImageTransfer, RemoteDigest, progress_line,
 };
 use crate::plan::Logins;
 use crate::reconcile::{
@@ -379,6 +379,20 @@ pub(super) async fn distribution<H: Host>(
         ..ImageRequest::default()
     };
     Ok(Json(shared.host.describe_remote(&request).await?).into_response())
+}
+
+/// `POST /wharf/v1/artifacts`.
+pub(super) async fn artifact<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<ArtifactRequest>, JsonRejection>,
+) -> Result<Json<Artifact>, ApiError> {
+    let Json(asked) = body?;
+    let request = ImageRequest {
+        reference: asked.reference,
+        logins: asked.logins,
+        ..ImageRequest::default()
+    };
+    Ok(Json(shared.host.artifact(&request, &asked.kinds).await?))
 }
 
 fn reports<H: Host>(

@@ -61,6 +61,7 @@ pub(super) fn router<H: Host>(shared: Arc<Shared<H>>) -> Router {
         .route("/wharf/v1/images/pull", post(registry::pull::<H>))
         .route("/wharf/v1/images/push", post(registry::push::<H>))
         .route("/wharf/v1/images/digest", post(registry::digest::<H>))
+        .route("/wharf/v1/artifacts", post(registry::artifact::<H>))
         .route("/wharf/v1/images/check", post(images::check::<H>))
         .route("/wharf/v1/containers", get(project::all_containers::<H>))
         .route(

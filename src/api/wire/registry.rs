@@ -1,5 +1,7 @@
 //! Credentials and progress of pulls and pushes, as Docker spells them, and requests of our own.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -117,6 +119,42 @@ pub struct DistributionPlatform {
     pub os_features: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+}
+
+/// The body of `POST /wharf/v1/artifacts`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArtifactRequest {
+    pub reference: String,
+    /// Artifact types, any of which will do; for manifests without one, types of the config.
+    pub kinds: Vec<String>,
+    pub logins: Logins,
+}
+
+/// The answer: everything that belongs to a small artifact.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Of the index or manifest that the registry has under the tag now.
+    pub digest: String,
+    pub kind: String,
+    /// In the manifest's order.
+    pub blobs: Vec<ArtifactBlob>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArtifactBlob {
+    pub media_type: String,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// In base64.
+    pub content: String,
+}
+
+impl ArtifactBlob {
+    /// The content; `None` when it is no base64.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        STANDARD.decode(&self.content).ok()
+    }
 }
 
 /// One line of Docker's stream for a piece of progress.

@@ -19,7 +19,7 @@ use super::content::{Content, ContentError, private_directory};
 use super::platform::Platform;
 use super::pull::{Claims, Wish};
 use super::pull_policy::PullPolicy;
-use super::registry::{Described, Registries, RegistryError, Visit};
+use super::registry::{Artifact, Described, Registries, RegistryError, Visit};
 use super::source::{self, Stamp};
 use super::{Digest, ImageError, Reference};
 use crate::engine::store::{Batch, Store, Table};
@@ -303,6 +303,30 @@ impl Images {
             _ => "latest".to_owned(),
         };
         self.inner.registries.describe(&visit, &name).await
+    }
+
+    /// What a registry has under a reference, for something that is no image. Nothing is stored.
+    pub async fn artifact(
+        &self,
+        reference: &Reference,
+        kinds: &[String],
+        login: Option<&Login>,
+        cancelled: &CancellationToken,
+    ) -> Result<Artifact, ImageError> {
+        let visit = visit(reference, login, cancelled)?;
+        let asked = match reference {
+            Reference::Registry {
+                digest: Some(digest),
+                ..
+            } => digest.to_string(),
+            Reference::Registry { tag: Some(tag), .. } => tag.clone(),
+            _ => "latest".to_owned(),
+        };
+        let fetched = self.inner.registries.artifact(&visit, &asked, kinds).await;
+        fetched.map_err(|error| match error {
+            ImageError::Registry(source) => not_told(reference)(source),
+            error => error,
+        })
     }
 
     /// An image by reference, or by id or the unique beginning of one.

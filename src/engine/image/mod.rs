@@ -61,7 +61,7 @@ pub use pull::Wish;
 pub use pull_policy::{PullPolicy, PullPolicyError};
 pub use recipe::RecipeError;
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Described, RegistryError};
+pub use registry::{Artifact, ArtifactBlob, Described, RegistryError};
 pub use remove::{ImageUser, Removed};
 pub use save::Saving;
 pub use source::SourceError;

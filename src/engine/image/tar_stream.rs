@@ -368,10 +368,14 @@ impl<S: TarSource> TarStream<S> {
             uid,
             gid,
             mtime,
-            device: (
-                header.device_major().ok().flatten().unwrap_or(0),
-                header.device_minor().ok().flatten().unwrap_or(0),
-            ),
+            device: match kind {
+                EntryKind::CharDevice | EntryKind::BlockDevice => (
+                    header.device_major().ok().flatten().unwrap_or(0),
+                    header.device_minor().ok().flatten().unwrap_or(0),
+                ),
+                // Not even looked at: empty fields are costly errors, and every file has them.
+                _ => (0, 0),
+            },
             xattrs: extensions.xattrs,
         })
     }

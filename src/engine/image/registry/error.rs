@@ -137,6 +137,13 @@ pub enum RegistryError {
         what: String,
         why: String,
     },
+    #[error("{what} of registry {host} is {found:?}, not {wanted:?}")]
+    OtherKind {
+        host: String,
+        what: String,
+        found: String,
+        wanted: String,
+    },
     #[error("cannot keep what is downloaded of layer {layer}")]
     Keep { layer: String, source: io::Error },
     #[error("cannot use {path:?}")]

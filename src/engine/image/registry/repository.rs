@@ -160,17 +160,22 @@ impl Repository {
         }
     }
 
-    /// A blob that is read into memory: an image config.
-    pub async fn document(&self, digest: &Digest, n_bytes: u64) -> Result<Vec<u8>, RegistryError> {
-        let what = format!("config {}", digest.short());
+    /// A blob that is read into memory: an image config, a file of a project. `what` is for
+    /// messages.
+    pub async fn document(
+        &self,
+        digest: &Digest,
+        n_bytes: u64,
+        what: &str,
+    ) -> Result<Vec<u8>, RegistryError> {
         let url = self.url(&format!("blobs/{digest}"));
-        let response = self.ask(Ask::get(url, &what)).await?.response;
+        let response = self.ask(Ask::get(url, what)).await?.response;
         let bytes = self
-            .body(response, &what, n_bytes.min(MAX_DOCUMENT_BYTES))
+            .body(response, what, n_bytes.min(MAX_DOCUMENT_BYTES))
             .await?;
         let found = Digest::of(&bytes);
         if found != *digest {
-            return Err(RegistryError::mismatch(self.host(), &what, digest, &found));
+            return Err(RegistryError::mismatch(self.host(), what, digest, &found));
         }
         Ok(bytes)
     }

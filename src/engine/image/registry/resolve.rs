@@ -108,7 +108,8 @@ pub async fn resolve(
             check_layer_type(layer.media_type().as_ref()).map_err(|why| not_an_image(&why))?;
         }
         let id = Digest::parse(config.digest().as_ref()).map_err(SourceError::from)?;
-        let config_bytes = repository.document(&id, config.size()).await?;
+        let what = format!("config {}", id.short());
+        let config_bytes = repository.document(&id, config.size(), &what).await?;
         let checked = config::check(&config_bytes).map_err(SourceError::from)?;
         return Ok(Resolved {
             digest,
@@ -137,7 +138,8 @@ pub async fn describe(repository: &Repository, top: Manifest) -> Result<Describe
         }
         (None, Some(config)) => {
             let id = Digest::parse(config.digest().as_ref()).map_err(SourceError::from)?;
-            let config = repository.document(&id, config.size()).await?;
+            let what = format!("config {}", id.short());
+            let config = repository.document(&id, config.size(), &what).await?;
             // The config of an artifact is anything.
             Vec::from_iter(serde_json::from_slice(&config).ok())
         }
