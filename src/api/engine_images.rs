@@ -198,6 +198,24 @@ impl ImageHost for Engine {
         Engine::remote_digest(self, request).await
     }
 
+    async fn artifact(
+        &self,
+        request: &ImageRequest,
+        kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        let artifact = Engine::artifact(self, request, kinds).await?;
+        let blob = |blob: ArtifactBlob| registry::ArtifactBlob {
+            media_type: blob.media_type,
+            annotations: blob.annotations,
+            content: STANDARD.encode(blob.bytes),
+        };
+        Ok(Artifact {
+            digest: artifact.digest.to_string(),
+            kind: artifact.kind,
+            blobs: artifact.blobs.into_iter().map(blob).collect(),
+        })
+    }
+
     async fn describe_remote(
         &self,
         request: &ImageRequest,
@@ -219,24 +237,6 @@ impl ImageHost for Engine {
                     variant: platform.variant,
                 })
                 .collect(),
-        })
-    }
-
-    async fn artifact(
-        &self,
-        request: &ImageRequest,
-        kinds: &[String],
-    ) -> Result<Artifact, BackendError> {
-        let artifact = Engine::artifact(self, request, kinds).await?;
-        let blob = |blob: ArtifactBlob| registry::ArtifactBlob {
-            media_type: blob.media_type,
-            annotations: blob.annotations,
-            content: STANDARD.encode(blob.bytes),
-        };
-        Ok(Artifact {
-            digest: artifact.digest.to_string(),
-            kind: artifact.kind,
-            blobs: artifact.blobs.into_iter().map(blob).collect(),
         })
     }
 

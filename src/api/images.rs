@@ -47,18 +47,18 @@ pub trait ImageHost: Send + Sync {
         request: &ImageRequest,
     ) -> impl Future<Output = Result<String, BackendError>> + Send;
 
-    /// What the registry has for a name now: its descriptor and platforms.
-    fn describe_remote(
-        &self,
-        request: &ImageRequest,
-    ) -> impl Future<Output = Result<DistributionInspect, BackendError>> + Send;
-
     /// A small artifact out of a registry, of the first of these kinds that is there.
     fn artifact(
         &self,
         request: &ImageRequest,
         kinds: &[String],
     ) -> impl Future<Output = Result<Artifact, BackendError>> + Send;
+
+    /// What the registry has for a name now: its descriptor and platforms.
+    fn describe_remote(
+        &self,
+        request: &ImageRequest,
+    ) -> impl Future<Output = Result<DistributionInspect, BackendError>> + Send;
 
     /// Gives an image a further name.
     fn tag_image(

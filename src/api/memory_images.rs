@@ -80,6 +80,14 @@ impl ImageHost for Memory {
         Ok(format!("sha256:{:064}", 7))
     }
 
+    async fn artifact(
+        &self,
+        request: &ImageRequest,
+        _kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        Err(not_found(&request.reference))
+    }
+
     async fn describe_remote(
         &self,
         request: &ImageRequest,
@@ -100,14 +108,6 @@ impl ImageHost for Memory {
                 platforms: Vec::new(),
             }),
         }
-    }
-
-    async fn artifact(
-        &self,
-        request: &ImageRequest,
-        _kinds: &[String],
-    ) -> Result<Artifact, BackendError> {
-        Err(not_found(&request.reference))
     }
 
     async fn tag_image(&self, name: &str, reference: &str) -> Result<(), BackendError> {

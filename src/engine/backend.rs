@@ -240,6 +240,20 @@ impl Engine {
         Ok(digest.await.map_err(EngineError::from)?.to_string())
     }
 
+    /// A small artifact of one of the kinds, out of a registry.
+    pub async fn artifact(
+        &self,
+        request: &ImageRequest,
+        kinds: &[String],
+    ) -> Result<Artifact, BackendError> {
+        let name = parse_reference(&request.reference).map_err(EngineError::from)?;
+        let login = login_for(request, &name);
+        let cancelled = CancellationToken::new();
+        let images = &self.shared.images;
+        let artifact = images.artifact(&name, kinds, login.as_ref(), &cancelled);
+        Ok(artifact.await.map_err(EngineError::from)?)
+    }
+
     /// What a registry has under a reference now.
     pub async fn describe_remote(&self, request: &ImageRequest) -> Result<Described, BackendError> {
         let name = parse_reference(&request.reference).map_err(EngineError::from)?;
@@ -256,20 +270,6 @@ impl Engine {
             }
             error
         })
-    }
-
-    /// A small artifact of one of the kinds, out of a registry.
-    pub async fn artifact(
-        &self,
-        request: &ImageRequest,
-        kinds: &[String],
-    ) -> Result<Artifact, BackendError> {
-        let name = parse_reference(&request.reference).map_err(EngineError::from)?;
-        let login = login_for(request, &name);
-        let cancelled = CancellationToken::new();
-        let images = &self.shared.images;
-        let artifact = images.artifact(&name, kinds, login.as_ref(), &cancelled);
-        Ok(artifact.await.map_err(EngineError::from)?)
     }
 
     /// Has a registry check a login.

@@ -363,6 +363,20 @@ pub(super) async fn digest<H: Host>(
     Ok(Json(RemoteDigest { digest }))
 }
 
+/// `POST /wharf/v1/artifacts`.
+pub(super) async fn artifact<H: Host>(
+    State(shared): State<Arc<Shared<H>>>,
+    body: Result<Json<ArtifactRequest>, JsonRejection>,
+) -> Result<Json<Artifact>, ApiError> {
+    let Json(asked) = body?;
+    let request = ImageRequest {
+        reference: asked.reference,
+        logins: asked.logins,
+        ..ImageRequest::default()
+    };
+    Ok(Json(shared.host.artifact(&request, &asked.kinds).await?))
+}
+
 /// `GET /distribution/{name}/json`. The router hands over everything behind `/distribution/`,
 /// since a name may hold slashes.
 pub(super) async fn distribution<H: Host>(
@@ -379,20 +393,6 @@ pub(super) async fn distribution<H: Host>(
         ..ImageRequest::default()
     };
     Ok(Json(shared.host.describe_remote(&request).await?).into_response())
-}
-
-/// `POST /wharf/v1/artifacts`.
-pub(super) async fn artifact<H: Host>(
-    State(shared): State<Arc<Shared<H>>>,
-    body: Result<Json<ArtifactRequest>, JsonRejection>,
-) -> Result<Json<Artifact>, ApiError> {
-    let Json(asked) = body?;
-    let request = ImageRequest {
-        reference: asked.reference,
-        logins: asked.logins,
-        ..ImageRequest::default()
-    };
-    Ok(Json(shared.host.artifact(&request, &asked.kinds).await?))
 }
 
 fn reports<H: Host>(

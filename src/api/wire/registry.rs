@@ -87,40 +87,6 @@ pub struct RemoteDigest {
     pub digest: String,
 }
 
-/// The answer to `GET /distribution/{name}/json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct DistributionInspect {
-    pub descriptor: DistributionDescriptor,
-    pub platforms: Vec<DistributionPlatform>,
-}
-
-/// As the OCI specification spells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DistributionDescriptor {
-    pub media_type: String,
-    pub digest: String,
-    pub size: u64,
-}
-
-/// As the OCI specification spells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DistributionPlatform {
-    pub architecture: String,
-    pub os: String,
-    #[serde(
-        default,
-        rename = "os.version",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub os_version: Option<String>,
-    #[serde(default, rename = "os.features", skip_serializing_if = "Vec::is_empty")]
-    pub os_features: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-}
-
 /// The body of `POST /wharf/v1/artifacts`.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -155,6 +121,40 @@ impl ArtifactBlob {
     pub fn bytes(&self) -> Option<Vec<u8>> {
         STANDARD.decode(&self.content).ok()
     }
+}
+
+/// The answer to `GET /distribution/{name}/json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DistributionInspect {
+    pub descriptor: DistributionDescriptor,
+    pub platforms: Vec<DistributionPlatform>,
+}
+
+/// As the OCI specification spells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DistributionDescriptor {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+}
+
+/// As the OCI specification spells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DistributionPlatform {
+    pub architecture: String,
+    pub os: String,
+    #[serde(
+        default,
+        rename = "os.version",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub os_version: Option<String>,
+    #[serde(default, rename = "os.features", skip_serializing_if = "Vec::is_empty")]
+    pub os_features: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
 }
 
 /// One line of Docker's stream for a piece of progress.

@@ -286,25 +286,6 @@ impl Images {
         told.map_err(not_told(reference))
     }
 
-    /// What the registry has under a reference now, whatever is stored here.
-    pub async fn describe(
-        &self,
-        reference: &Reference,
-        login: Option<&Login>,
-        cancelled: &CancellationToken,
-    ) -> Result<Described, ImageError> {
-        let visit = visit(reference, login, cancelled)?;
-        let name = match reference {
-            Reference::Registry {
-                digest: Some(digest),
-                ..
-            } => digest.to_string(),
-            Reference::Registry { tag: Some(tag), .. } => tag.clone(),
-            _ => "latest".to_owned(),
-        };
-        self.inner.registries.describe(&visit, &name).await
-    }
-
     /// What a registry has under a reference, for something that is no image. Nothing is stored.
     pub async fn artifact(
         &self,
@@ -327,6 +308,25 @@ impl Images {
             ImageError::Registry(source) => not_told(reference)(source),
             error => error,
         })
+    }
+
+    /// What the registry has under a reference now, whatever is stored here.
+    pub async fn describe(
+        &self,
+        reference: &Reference,
+        login: Option<&Login>,
+        cancelled: &CancellationToken,
+    ) -> Result<Described, ImageError> {
+        let visit = visit(reference, login, cancelled)?;
+        let name = match reference {
+            Reference::Registry {
+                digest: Some(digest),
+                ..
+            } => digest.to_string(),
+            Reference::Registry { tag: Some(tag), .. } => tag.clone(),
+            _ => "latest".to_owned(),
+        };
+        self.inner.registries.describe(&visit, &name).await
     }
 
     /// An image by reference, or by id or the unique beginning of one.

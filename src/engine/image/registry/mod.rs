@@ -28,7 +28,6 @@ mod tls;
 mod transport;
 mod upload;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -81,14 +80,10 @@ impl Registries {
         known: Option<&Digest>,
         wanted: Option<&Platform>,
     ) -> Result<Looked, ImageError> {
-        let mut places = self.places(visit, tag_or_digest)?;
-        while let Some(repository) = places.next() {
-            match look_up_at(&repository, tag_or_digest, known, wanted).await {
-                Ok(looked) => return Ok(looked),
-                Err(error) => places.failed(error)?,
-            }
-        }
-        Err(places.exhausted(visit))
+        self.at_first(visit, tag_or_digest, |repository| async move {
+            look_up_at(&repository, tag_or_digest, known, wanted).await
+        })
+        .await
     }
 
     /// What is under a tag or digest, without any of it being fetched but documents.
@@ -97,48 +92,73 @@ impl Registries {
         visit: &Visit<'_>,
         tag_or_digest: &str,
     ) -> Result<Described, ImageError> {
-        let mut places = self.places(visit, tag_or_digest)?;
-        while let Some(repository) = places.next() {
-            match describe_at(&repository, tag_or_digest).await {
-                Ok(described) => return Ok(described),
-                Err(error) => places.failed(error)?,
-            }
-        }
-        Err(places.exhausted(visit))
+        self.at_first(visit, tag_or_digest, |repository| async move {
+            let top = repository.manifest(tag_or_digest, false).await?;
+            resolve::describe(&repository, top).await
+        })
+        .await
     }
 
-    /// Fetches an artifact of one of the kinds, from mirrors first.
+    /// Fetches an artifact of one of the kinds.
     pub async fn artifact(
         &self,
         visit: &Visit<'_>,
         tag_or_digest: &str,
         kinds: &[String],
     ) -> Result<Artifact, ImageError> {
-        let mut places = self.places(visit, tag_or_digest)?;
-        while let Some(repository) = places.next() {
-            match artifact::fetch(&repository, tag_or_digest, kinds).await {
-                Ok(artifact) => return Ok(artifact),
-                Err(error) => places.failed(error)?,
-            }
-        }
-        Err(places.exhausted(visit))
+        self.at_first(visit, tag_or_digest, |repository| async move {
+            artifact::fetch(&repository, tag_or_digest, kinds).await
+        })
+        .await
     }
 
-    /// Where a tag or digest may be: at mirrors, then at the registry itself.
-    fn places(&self, visit: &Visit<'_>, tag_or_digest: &str) -> Result<Places, ImageError> {
+    /// Asks mirrors and then the registry itself; the first that can tell is believed.
+    async fn at_first<T, F: Future<Output = Result<T, ImageError>>>(
+        &self,
+        visit: &Visit<'_>,
+        tag_or_digest: &str,
+        ask: impl Fn(Arc<Repository>) -> F,
+    ) -> Result<T, ImageError> {
         let settings = Arc::new(Settings::read()?);
-        let mut places = endpoint::for_pull(visit.registry, &settings)?;
-        places.retain(|endpoint| {
-            endpoint.resolves || !endpoint.is_mirror || tag_or_digest.contains(':')
-        });
-        let rights = format!("repository:{}:pull", visit.repository);
-        let repository =
-            |endpoint| Arc::new(self.repository(visit, endpoint, &settings, rights.clone()));
-        Ok(Places {
-            ahead: places.into_iter().map(repository).collect(),
-            asked: None,
-            failure: None,
-        })
+        let endpoints = endpoint::for_pull(visit.registry, &settings)?;
+        let mut failure = None;
+        for endpoint in endpoints {
+            let is_mirror = endpoint.is_mirror;
+            if !endpoint.resolves && is_mirror && !tag_or_digest.contains(':') {
+                continue;
+            }
+            let is_plain = endpoint.api.scheme() == "http";
+            let rights = format!("repository:{}:pull", visit.repository);
+            let repository = Arc::new(self.repository(visit, endpoint, &settings, rights));
+            let error = match ask(Arc::clone(&repository)).await {
+                Ok(told) => return Ok(told),
+                Err(error) => error,
+            };
+            let is_silent = matches!(
+                error,
+                ImageError::Registry(
+                    RegistryError::Unreachable { .. } | RegistryError::Untrusted { .. }
+                )
+            );
+            if matches!(error, ImageError::Registry(RegistryError::Cancelled)) {
+                return Err(error);
+            }
+            if is_mirror {
+                tracing::warn!(
+                    mirror = repository.host(),
+                    error = &error as &dyn std::error::Error,
+                    "a mirror does not help"
+                );
+            } else if !is_silent {
+                return Err(error);
+            }
+            // Of two ways that both lead nowhere the encrypted one was the better attempt, unless
+            // nobody is there at all, which both say.
+            if failure.is_none() || !is_plain {
+                failure = Some(error);
+            }
+        }
+        Err(failure.unwrap_or_else(|| no_address(visit.registry).into()))
     }
 
     /// A repository to push to. `sources` are others of the same registry that blobs may be taken
@@ -220,66 +240,6 @@ fn no_address(registry: &str) -> RegistryError {
         host: registry.to_owned(),
         source: TransportError::new("its name is not a possible address"),
     }
-}
-
-/// Places that are asked one after the other until one answers.
-struct Places {
-    ahead: VecDeque<Arc<Repository>>,
-    asked: Option<Arc<Repository>>,
-    failure: Option<ImageError>,
-}
-
-impl Places {
-    fn next(&mut self) -> Option<Arc<Repository>> {
-        self.asked = self.ahead.pop_front();
-        self.asked.clone()
-    }
-
-    /// Says whether the next place is worth a question after what the last one answered.
-    fn failed(&mut self, error: ImageError) -> Result<(), ImageError> {
-        let Some(asked) = &self.asked else {
-            return Err(error);
-        };
-        if matches!(error, ImageError::Registry(RegistryError::Cancelled)) {
-            return Err(error);
-        }
-        let is_silent = matches!(
-            error,
-            ImageError::Registry(
-                RegistryError::Unreachable { .. } | RegistryError::Untrusted { .. }
-            )
-        );
-        if asked.endpoint.is_mirror {
-            tracing::warn!(
-                mirror = asked.host(),
-                error = &error as &dyn std::error::Error,
-                "a mirror does not help"
-            );
-        } else if !is_silent {
-            return Err(error);
-        }
-        // Of two ways that both lead nowhere the encrypted one was the better attempt, unless
-        // nobody is there at all, which both say.
-        let is_plain = asked.endpoint.api.scheme() == "http";
-        if self.failure.is_none() || !is_plain {
-            self.failure = Some(error);
-        }
-        Ok(())
-    }
-
-    /// Why none of them helped.
-    fn exhausted(self, visit: &Visit<'_>) -> ImageError {
-        let failure = self.failure;
-        failure.unwrap_or_else(|| no_address(visit.registry).into())
-    }
-}
-
-async fn describe_at(
-    repository: &Repository,
-    tag_or_digest: &str,
-) -> Result<Described, ImageError> {
-    let top = repository.manifest(tag_or_digest, false).await?;
-    resolve::describe(repository, top).await
 }
 
 async fn look_up_at(
