@@ -585,9 +585,12 @@ services:
     project.wharf(&["down"]).ok();
 }
 
+/// A file's media type, annotations and content.
+type Published<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
 /// A Compose project as `docker compose publish` puts it: files, each with its media type and
 /// annotations.
-fn published(files: &[(&str, &[(&str, &str)], &str)], is_new: bool) -> Pushed {
+fn published(files: &[Published], is_new: bool) -> Pushed {
     let mut layers = Vec::new();
     let mut descriptors = Vec::new();
     for (media_type, annotations, content) in files {
@@ -638,13 +641,13 @@ fn a_published_project_is_included_extended_and_run(env: &TestEnv) {
     let over = "services: {far: {environment: {B: two}}}";
     let base = format!("services: {{base: {{image: '{image}', command: sleep 1002}}}}");
     let named = "com.docker.compose.file";
-    let files: &[(&str, &[(&str, &str)], &str)] = &[
+    let files: &[Published] = &[
         (FILE, &[(named, "compose.yaml")], &main),
         (FILE, &[(named, "override.yaml")], over),
         (ENV, &[("com.docker.compose.envfile", "far.env")], "A=one\n"),
     ];
     registry.put("stack/app:1", &published(files, true));
-    let files: &[(&str, &[(&str, &str)], &str)] = &[(FILE, &[(named, "compose.yaml")], &base)];
+    let files: &[Published] = &[(FILE, &[(named, "compose.yaml")], &base)];
     registry.put("stack/base:1", &published(files, false));
 
     let project = env.project(
@@ -687,7 +690,7 @@ services:
 
     // What is no project, and what would write elsewhere, is refused with its reason.
     put(&registry, "image:1", "x");
-    let hostile: &[(&str, &[(&str, &str)], &str)] = &[
+    let hostile: &[Published] = &[
         (FILE, &[(named, "compose.yaml")], "services: {}"),
         (ENV, &[("com.docker.compose.envfile", "../../x.env")], "A=1"),
     ];

@@ -231,11 +231,10 @@ impl Comparison<'_> {
     /// Returns where the path leads.
     fn note(&mut self, path: &Path, verdict: Verdict) -> PathBuf {
         let real = self.real(path);
+        // Whatever an earlier entry said of this place is no longer so.
+        self.different.retain(|_, other| other.real != real);
         let inode = match verdict {
-            Verdict::Same => {
-                self.different.retain(|_, other| other.real != real);
-                return real;
-            }
+            Verdict::Same => return real,
             Verdict::Different => None,
             Verdict::OnlyOwnerOrMode { inode } => Some(inode),
         };

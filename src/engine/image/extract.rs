@@ -205,7 +205,8 @@ impl Extractor {
                 };
                 self.implicit.remove(path);
                 self.keep(path)?;
-                self.directories.insert(path.to_owned(), metadata);
+                // By whatever symlinks the archive came here: the last entry is the one that counts.
+                self.directories.insert(place.real, metadata);
                 Ok(replaced)
             }
             EntryKind::Symlink => {

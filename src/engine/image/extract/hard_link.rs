@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
@@ -32,6 +32,14 @@ struct Missing {
     path: PathBuf,
     target: PathBuf,
     metadata: Metadata,
+}
+
+/// Where the file is that a missing link is for.
+enum Target {
+    /// In this layer already.
+    Brought(PathBuf),
+    /// In this directory of the layers below.
+    Below(OwnedFd),
 }
 
 impl HardLinks {
@@ -86,6 +94,9 @@ impl Extractor {
             }
             Err(error) => return made(path, Err(error)),
         };
+        if FileType::from_raw_mode(target_stat.st_mode) == FileType::Directory {
+            return made(path, Err(Errno::PERM.into()));
+        }
         let is_same = existing.is_some_and(|existing| {
             (existing.st_dev, existing.st_ino) == (target_stat.st_dev, target_stat.st_ino)
         });
@@ -145,17 +156,11 @@ impl Extractor {
             name: &name,
             real: real.join(&name),
         };
-        match stat(place.dir, &name) {
-            None => {}
-            Some(existing) if is_whiteout(&existing) => self.remove(&place)?,
-            // A later entry has the name.
-            Some(_) => return Ok(()),
-        }
         let up = self.directory(target_parent, 0)?;
         let real = self.real(up.as_fd()).unwrap_or(target_parent.to_owned());
         let real_target = real.join(&target_name);
-        let from = match brought.get(&real_target) {
-            Some(from) => from.clone(),
+        let found = match brought.get(&real_target) {
+            Some(from) => Target::Brought(from.clone()),
             None => {
                 let below = beneath::open_in_root(
                     lower.ok_or_else(dangling)?,
@@ -167,6 +172,22 @@ impl Extractor {
                 if FileType::from_raw_mode(stat_below.st_mode) == FileType::Directory {
                     return made(path, Err(Errno::PERM.into()));
                 }
+                Target::Below(below)
+            }
+        };
+        match stat(place.dir, &name) {
+            None => {}
+            Some(existing) if is_whiteout(&existing) => self.remove(&place)?,
+            // An entry that came later was to be below what is no directory.
+            Some(_) if self.implicit.contains(path) => {
+                return made(path, Err(Errno::NOTDIR.into()));
+            }
+            // A later entry has the name.
+            Some(_) => return Ok(()),
+        }
+        let from = match found {
+            Target::Brought(from) => from,
+            Target::Below(below) => {
                 // This layer removes or replaces the target: the file lives on under the name of
                 // the link.
                 let is_taken = stat(up.as_fd(), &target_name).is_some();
