@@ -16,14 +16,12 @@ pub fn text(
     format: Format,
 ) -> Result<String, String> {
     let found = explain(loaded, project, path).map_err(|error| match &error {
-        ExplainError::Nothing {
-            near: Some(near), ..
-        } => format!("{error}\nhint: did you mean {near}?"),
-        ExplainError::Nothing { .. } => match switched_off(project, path) {
-            Some(name) => format!(
+        ExplainError::Nothing { near, .. } => match (switched_off(project, path), near) {
+            (Some(name), _) => format!(
                 "{error}\nhint: service {name:?} is switched off; enable one of its profiles, or name it"
             ),
-            None => error.to_string(),
+            (None, Some(near)) => format!("{error}\nhint: did you mean {near}?"),
+            (None, None) => error.to_string(),
         },
         ExplainError::NotLoaded => error.to_string(),
     })?;
