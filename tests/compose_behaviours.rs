@@ -1125,6 +1125,75 @@ fn three_mistakes_in_two_files_are_all_shown() {
     assert_eq!(json[2]["labels"][0]["column"], 18);
 }
 
+/// What people get wrong most, in one run over four files: each with its place and, where one is
+/// known, a remedy.
+#[test]
+fn typical_mistakes_have_remedies() {
+    let files = [
+        (
+            "compose.yaml",
+            "services:
+  web:
+    image: nginx
+    port: ['80:80']
+    environment:
+      - DB_PASSWORD = hunter2
+      - A: b
+    depends_on: {dbb: {condition: healthy}}
+    volumes: [data/x:/b, './a:/a:rx:y', '${EMPTY}:/c']
+    healthcheck: {test: [curl, x], interval: 10}
+    restart: on_failure
+    networks: [frnt]
+    command: echo ${UNDEF
+    mem_limit: 512 megs
+    stop_grace_period: 10 s
+    privileged: maybe
+    expose: '80'
+    user: 1000
+    cpus: ${CPUS}
+  db:
+    extends: {file: base.yaml, service: bas}
+networks: {front: {}}
+secret: {pw: {file: x}}
+x-one: &one {TOKEN: '${NEED:?set it}'}
+x-two: *one
+",
+        ),
+        (
+            "over.yaml",
+            "services:\n  web:\n    labels: {a: [b]}\n    ports: {a: b}\n    build: {contxt: .}\n",
+        ),
+        ("base.yaml", "services: {base: {image: i}}\n"),
+        (".env", "EMPTY=\nCPUS=1,5\n"),
+    ];
+    let mut options = options(&[]);
+    options.files = vec!["compose.yaml".into(), "over.yaml".into()];
+    let loaded = load(&options, &files);
+    let shown: Vec<String> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| {
+            let places = d.labels.iter().map(|label| {
+                let place = loaded.sources.place(label.span);
+                let file = &loaded.sources.file(label.span.file).path;
+                let name = file.file_name().expect("a name").to_string_lossy();
+                format!("{name}:{}:{}", place.line, place.column)
+            });
+            let places: Vec<String> = places.collect();
+            let help = d.help.as_deref().unwrap_or("-");
+            format!(
+                "[{}] {}\n  {}\n  {help}",
+                d.code,
+                d.message,
+                places.join(" ")
+            )
+        })
+        .collect();
+    insta::assert_snapshot!("typical_mistakes", shown.join("\n"));
+    let text = source::render(&loaded.diagnostics, &loaded.sources, false);
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
 #[test]
 fn places_reach_the_project() {
     let loaded = load(

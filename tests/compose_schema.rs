@@ -74,6 +74,11 @@ fn properties(root: &Value, schema: &Value, value: &Value) -> bool {
     let Some(map) = value.as_object() else {
         return true;
     };
+    let mut needed = schema.get("required").and_then(Value::as_array).into_iter();
+    let has = |key: &Value| key.as_str().is_some_and(|key| map.contains_key(key));
+    if !needed.all(|keys| keys.iter().all(has)) {
+        return false;
+    }
     let empty = Map::new();
     let known = schema
         .get("properties")
@@ -162,6 +167,15 @@ fn it_takes_what_the_loader_takes_and_refuses_mistakes() {
         ("services: {a: }", true),
         ("services: {a: {imagee: i}}", false),
         ("services: {a: {ports: 80}}", false),
+        ("services: {a: {ports: [{target: 80}]}}", true),
+        ("services: {a: {ports: [{published: 80}]}}", false),
+        ("services: {a: {depends_on: {b: {required: false}}}}", false),
+        (
+            "services: {a: {develop: {watch: [{action: rebuild}]}}}",
+            false,
+        ),
+        ("services: {a: {ulimits: {n: {soft: 1}}}}", false),
+        ("services: {a: {extends: {file: f}}}", false),
         ("services: {a: {cgroup: own}}", false),
         ("services: {a: {environment: {A: [b]}}}", false),
         ("volumes: []", false),

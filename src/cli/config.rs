@@ -545,6 +545,19 @@ mod tests {
     }
 
     #[test]
+    fn a_path_into_a_service_that_is_off_says_so() {
+        let explain = |path: &str| {
+            let args = ConfigArgs {
+                explain: Some(path.into()),
+                ..ConfigArgs::default()
+            };
+            config(FILE, &args).2
+        };
+        assert!(explain("services.dbg.image").contains("\"dbg\" is switched off"));
+        assert!(!explain("services.none.at.all").contains("switched off"));
+    }
+
+    #[test]
     fn failures_have_composes_codes() {
         let (code, out, err) = config("services: {a: {imag: x}}", &ConfigArgs::default());
         assert_eq!((code, out.as_str()), (EXIT_PARSE, ""));

@@ -205,6 +205,7 @@ impl Admission<'_> {
             Some((last, [])) => last.clone(),
             Some((last, head)) => format!("{} or {last}", head.join(", ")),
         };
+        let is_item = matches!(path, Trail::Index(..));
         let path = match path.is_root() {
             true => "top-level object".to_owned(),
             false => path.to_string(),
@@ -221,6 +222,12 @@ impl Admission<'_> {
             (Value::Text(_), Shape::PlainBool | Shape::PlainInt) => {
                 diagnostic.help("write it without quotes")
             }
+            (Value::Map(_), Shape::Text) if is_item => diagnostic
+                .help("write `NAME=value` in a list, or put a text that holds `: ` in quotes"),
+            (
+                Value::Text(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_),
+                Shape::List(_) | Shape::Set(_),
+            ) => diagnostic.help("write it as a list, with `- ` before each item"),
             (Value::Int(_) | Value::Float(_), Shape::Duration) => {
                 diagnostic.help("give the unit, as in `30s`")
             }
@@ -359,6 +366,9 @@ impl Admission<'_> {
             _ => {
                 let reason = format!("invalid boolean: {text}");
                 self.cast_failed(node, reason, path);
+                if let Some(said) = self.diagnostics.last_mut() {
+                    said.help = Some("write `true` or `false`".to_owned());
+                }
                 return;
             }
         };
@@ -410,7 +420,11 @@ impl Admission<'_> {
         };
         match units::parse_bytes(&text) {
             Ok(bytes) => node.value = Value::Text(bytes.to_string()),
-            Err(error) => self.doubtful_value(node, error.to_string(), path),
+            // Wrong unless a later file replaces it.
+            Err(error) => self.deferred.push(
+                self.wrong(node, error.to_string(), path)
+                    .help("write a number of bytes, or one with a unit as in `512m`"),
+            ),
         }
     }
 
@@ -418,7 +432,10 @@ impl Admission<'_> {
         let Some(text) = node.as_str() else { return };
         match units::parse_duration(text) {
             Ok(value) => node.value = Value::Text(units::format_duration(value)),
-            Err(error) => self.wrong_value(node, error.to_string(), path),
+            Err(error) => self.diagnostics.push(
+                self.wrong(node, error.to_string(), path)
+                    .help("write numbers with units, as in `30s` or `1m30s`"),
+            ),
         }
     }
 
@@ -449,7 +466,11 @@ impl Admission<'_> {
             format!("{path} must be one of the following: {}", list.join(", ")),
         )
         .at(node.span);
-        let near = schema::nearest(text, words.iter().copied());
+        let within = || {
+            let mut longer = words.iter().copied();
+            longer.find(|word| text.len() > 2 && word.contains(text))
+        };
+        let near = schema::nearest(text, words.iter().copied()).or_else(within);
         self.diagnostics.push(match near {
             Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
             None => diagnostic,

@@ -435,6 +435,7 @@ impl Canonical<'_> {
                     Err(error) => self.diagnostics.push(
                         Diagnostic::error("port", error.to_string())
                             .at(item.span)
+                            .labels_of(&item.history)
                             .help("write it as [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/PROTOCOL]"),
                     ),
                 },
@@ -467,6 +468,7 @@ impl Canonical<'_> {
                         Err(error) => self.diagnostics.push(
                             Diagnostic::error("volume", error.to_string())
                                 .at(span)
+                                .labels_of(&item.history)
                                 .help("write it as [SOURCE:]TARGET[:OPTIONS]"),
                         ),
                     }

@@ -125,6 +125,9 @@ impl One<'_> {
         let known = known.take_while(|_| self.diagnostics.len() < schema::MAX_SUGGESTIONS);
         let help = match schema::nearest(name, known) {
             Some(near) => format!("did you mean `{near}`?"),
+            None if section == "volumes" && name.contains('/') => {
+                format!("write `./{name}` for a directory beside the file")
+            }
             None => format!("define it under the top-level key `{section}`"),
         };
         self.push(

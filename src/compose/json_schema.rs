@@ -65,15 +65,34 @@ fn collect(object: &'static Object, definitions: &mut Map<String, Value>) {
         "x-wharf".to_owned(),
         json!({"$ref": "#/definitions/x-wharf"}),
     );
-    definitions.insert(
-        name,
-        json!({
-            "type": "object",
-            "properties": properties,
-            "patternProperties": {"^x-": {}},
-            "additionalProperties": false,
-        }),
-    );
+    let mut schema = json!({
+        "type": "object",
+        "properties": properties,
+        "patternProperties": {"^x-": {}},
+        "additionalProperties": false,
+    });
+    let needed = needed(object.name);
+    if let (false, Value::Object(schema)) = (needed.is_empty(), &mut schema) {
+        schema.insert("required".to_owned(), needed.into());
+    }
+    definitions.insert(name, schema);
+}
+
+/// Keys that no other file can supply, because the value is an item of a list or is replaced whole,
+/// and the condition of a dependency, as in the specification's own schema.
+fn needed(object: &str) -> &'static [&'static str] {
+    match object {
+        "DEPENDENCY" => &["condition"],
+        "DEVICE" => &["source", "target"],
+        "ENV_FILE" => &["path"],
+        "EXTENDS" => &["service"],
+        "HOOK" => &["command"],
+        "MOUNT" => &["type", "target"],
+        "PORT" => &["target"],
+        "ULIMIT" => &["soft", "hard"],
+        "WATCH" => &["path", "action"],
+        _ => &[],
+    }
 }
 
 fn of(shape: &'static Shape, definitions: &mut Map<String, Value>) -> Value {

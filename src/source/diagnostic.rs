@@ -112,7 +112,14 @@ impl Diagnostic {
 pub fn sort(diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.sort_by_key(|d| d.labels.first().map(|label| label.span));
     let mut seen = std::collections::HashSet::new();
-    diagnostics.retain(|d| seen.insert((d.labels.first().map(|l| l.span), d.message.clone())));
+    diagnostics.retain(|d| {
+        // A template is wrong once, however many aliases lead to it.
+        let message = match d.code {
+            "required-variable" | "interpolation-format" => "",
+            _ => &d.message,
+        };
+        seen.insert((d.labels.first().map(|l| l.span), d.code, message.to_owned()))
+    });
 }
 
 /// Most diagnostics that are shown to a person.

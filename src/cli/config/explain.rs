@@ -16,10 +16,14 @@ pub fn text(
     format: Format,
 ) -> Result<String, String> {
     let found = explain(loaded, project, path).map_err(|error| match &error {
-        ExplainError::Nothing {
-            near: Some(near), ..
-        } => format!("{error}\nhint: did you mean {near}?"),
-        _ => error.to_string(),
+        ExplainError::Nothing { near, .. } => match (switched_off(project, path), near) {
+            (Some(name), _) => format!(
+                "{error}\nhint: service {name:?} is switched off; enable one of its profiles, or name it"
+            ),
+            (None, Some(near)) => format!("{error}\nhint: did you mean {near}?"),
+            (None, None) => error.to_string(),
+        },
+        ExplainError::NotLoaded => error.to_string(),
     })?;
     match format {
         Format::Json => serde_json::to_string_pretty(&found)
@@ -27,6 +31,16 @@ pub fn text(
             .map_err(|error| error.to_string()),
         Format::Yaml => Ok(lines(loaded, &found)),
     }
+}
+
+/// The service that the path leads to, if profiles or a selection keep it out.
+fn switched_off<'p>(project: &'p Project, path: &str) -> Option<&'p String> {
+    let rest = path.strip_prefix("services.")?;
+    let mut names = project.disabled_services.iter();
+    names.find(|name| {
+        rest.strip_prefix(name.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 fn lines(loaded: &Loaded, found: &[Explanation]) -> String {

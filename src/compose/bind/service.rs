@@ -386,8 +386,13 @@ fn restart(binder: &mut Binder<'_>, node: &Node, deploy: Option<&Node>) -> Optio
         ("on-failure", n) if n.parse::<u32>().is_ok() => {
             Some(RestartPolicy::OnFailure(n.parse().ok()))
         }
+        _ if binder.strictness.templates => None,
         _ => {
             binder.refuse(field, format!("invalid restart policy: {text}"));
+            if let Some(said) = binder.diagnostics.last_mut() {
+                let help = "use `no`, `always`, `on-failure[:RETRIES]` or `unless-stopped`";
+                said.help.get_or_insert(help.to_owned());
+            }
             None
         }
     }
