@@ -207,9 +207,9 @@ pub fn find(session: &mut Session<'_>, options: &LoadOptions) -> Found {
         Some(directory) => absolute(directory),
         None => beside(local).unwrap_or_else(|| options.current_dir.clone()),
     };
-    let directory = match (&options.project_directory, local) {
-        (None, None) => beside(remote.first()).unwrap_or_else(|| named_after.clone()),
-        _ => named_after.clone(),
+    let directory = match local {
+        None => beside(remote.first()).unwrap_or_else(|| named_after.clone()),
+        Some(_) => named_after.clone(),
     };
     if env_files.is_empty() && !no_implicit && directory != start {
         implicit_env(
