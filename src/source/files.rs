@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What a loader may ask of the outside.
 pub trait Files {
-    /// The whole content of a regular file. Errors of kind `NotFound`, `IsADirectory`,
+    /// The whole content of a regular file, or of a pipe without a name. Errors of kind `NotFound`, `IsADirectory`,
     /// `PermissionDenied`, `FileTooLarge`, and `InvalidInput` for what is no regular file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// The whole of standard input, under the same size limit.
@@ -27,6 +27,9 @@ pub trait Files {
 /// limit keeps a mistyped path to a disk image from filling the memory.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 
+/// `linux/magic.h`: the file system of pipes that have no name.
+const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
+
 /// The machine's own files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostFiles;
@@ -44,6 +47,11 @@ impl Files for HostFiles {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
             FileType::Directory => return Err(io::ErrorKind::IsADirectory.into()),
+            // `-f <(...)` of a shell: a pipe without a name has its writer, like standard input, and
+            // may be waited for.
+            FileType::Fifo if rustix::fs::fstatfs(&fd)?.f_type == PIPEFS_MAGIC => {
+                rustix::fs::fcntl_setfl(&fd, OFlags::empty())?;
+            }
             _ => {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
@@ -101,6 +109,7 @@ pub fn decode(bytes: Vec<u8>) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
+    use std::os::fd::AsRawFd;
 
     use rustix::fs::{CWD, FileType, Mode};
 
@@ -122,6 +131,16 @@ mod tests {
         // Nobody ever opens the other end.
         rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
         assert_eq!(kind(&at("fifo")), Err(ErrorKind::InvalidInput));
+
+        // What a shell makes of `<(...)`.
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let name = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        let late = std::thread::spawn(move || {
+            std::thread::yield_now();
+            io::Write::write_all(&mut writer, b"services: {}")
+        });
+        assert_eq!(kind(Path::new(&name)), Ok(b"services: {}".to_vec()));
+        late.join().expect("it ends").expect("it is read");
 
         let sparse = std::fs::File::create(at("long")).expect("it is made");
         sparse.set_len(MAX_FILE_BYTES + 1).expect("it is sparse");
