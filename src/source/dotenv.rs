@@ -77,8 +77,10 @@ pub fn parse(
     let mut n_expanded = 0;
     while scanner.skip_to_statement() {
         scanner.skip_export();
-        let start = text.len() - scanner.rest.len();
+        let rest = scanner.rest;
         let (key, inherited) = scanner.key()?;
+        // A key at the end of the file may have blanks of any kind in front.
+        let start = text.len() - rest.len() + rest.find(&key).unwrap_or(0);
         let assign = |value: String| Assignment {
             value,
             start: start as u32,
