@@ -151,9 +151,17 @@ impl ImageHost for Engine {
         blocking(move || Ok(engine.images().count()?)).await
     }
 
-    async fn inspect_image(&self, name: &str) -> Result<ImageInspect, BackendError> {
+    async fn inspect_image(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+    ) -> Result<ImageInspect, BackendError> {
         let (engine, name) = (self.clone(), name.to_owned());
+        let platform = platform.map(str::to_owned);
         blocking(move || {
+            if let Some(platform) = platform {
+                engine.images().require_platform(&name, &platform)?;
+            }
             let facts = engine.images().facts_of(&name)?;
             let usage = engine.images().usage()?;
             Ok(inspect(&engine, facts, &usage))

@@ -25,9 +25,11 @@ pub trait ImageHost: Send + Sync {
 
     fn n_images(&self) -> impl Future<Output = Result<usize, BackendError>> + Send;
 
+    /// `platform`, such as `linux/arm64`, is what the image has to be made for.
     fn inspect_image(
         &self,
         name: &str,
+        platform: Option<&str>,
     ) -> impl Future<Output = Result<ImageInspect, BackendError>> + Send;
 
     fn image_history(

@@ -55,7 +55,11 @@ impl ImageHost for Memory {
         Ok(self.images.lock().unwrap().len())
     }
 
-    async fn inspect_image(&self, name: &str) -> Result<ImageInspect, BackendError> {
+    async fn inspect_image(
+        &self,
+        name: &str,
+        _platform: Option<&str>,
+    ) -> Result<ImageInspect, BackendError> {
         let image = self.image(name)?;
         let json = serde_json::json!({
             "Id": image.id, "RepoTags": image.repo_tags, "RepoDigests": [], "Parent": "",

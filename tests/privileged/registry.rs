@@ -254,6 +254,34 @@ fn another_platform_is_refused(env: &TestEnv) {
     project
         .wharf(&["up", "-d"])
         .fails_saying(&["linux/s390x", "linux/amd64"]);
+
+    // An image that is here is taken for the platform that it is made for, and for no other.
+    let image = format!("{ADDRESS}/app:1");
+    env.wharf(&["image", "pull", "-q", &image]).ok();
+    let archive = env.path("app.tar");
+    let archive = archive.to_str().expect("the test's paths are text");
+    let verbs: [&[&str]; 5] = [
+        &["inspect"],
+        &["history"],
+        &["save", "-o", archive],
+        &["push", "-q"],
+        &["rm"],
+    ];
+    for verb in verbs {
+        let command = |platform: &str| {
+            let mut words = vec!["image"];
+            words.extend(verb);
+            words.extend(["--platform", platform, &image]);
+            env.wharf(&words)
+        };
+        command("linux/s390x").fails_saying(&["made for linux/amd64", "not for linux/s390x"]);
+        assert!(!std::path::Path::new(archive).exists() || verb[0] != "save");
+        command("nonsense/of/some/kind").fails_saying(&["is not a platform"]);
+        command("linux/amd64").ok();
+    }
+    assert!(std::path::Path::new(archive).exists());
+    let left = env.wharf(&["image", "ls", "-q"]).ok().stdout;
+    assert_eq!(left, "", "the last verb has removed it");
 }
 
 /// An address of the test's namespace that is not loopback, so nothing about it is trusted.

@@ -58,7 +58,20 @@ impl Client {
 
     /// The image as Docker's JSON has it; parsed by whoever needs to know.
     pub async fn inspect_image(&self, name: &str) -> Result<ImageInspect, ClientError> {
-        self.get("inspect", &path_of(name, "/json")).await
+        self.inspect_image_for(name, None).await
+    }
+
+    /// The same of an image that has to be made for a platform.
+    pub async fn inspect_image_for(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+    ) -> Result<ImageInspect, ClientError> {
+        let rest = match platform {
+            Some(platform) => format!("/json?{}", query(&[("platform", platform)])),
+            None => "/json".to_owned(),
+        };
+        self.get("inspect", &path_of(name, &rest)).await
     }
 
     pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>, ClientError> {

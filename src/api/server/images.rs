@@ -54,13 +54,44 @@ pub(super) async fn list<H: Host>(
     Ok(Json(shared.host.images(filters).await?).into_response())
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OfNameQuery {
+    platform: String,
+}
+
+/// Docker's clients send the platform as the OCI specification's object in JSON; ours as text.
+fn platform_text(value: &str) -> Result<Option<String>, ApiError> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Object {
+        os: String,
+        architecture: String,
+        variant: String,
+    }
+    if !value.starts_with('{') {
+        return Ok((!value.is_empty()).then(|| value.to_owned()));
+    }
+    let object: Object = serde_json::from_str(value)
+        .map_err(|_| ApiError::new(FailureKind::Invalid, "platform is no JSON object"))?;
+    let parts = [object.os, object.architecture, object.variant];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    Ok(Some(parts.join("/")))
+}
+
 /// `GET /images/{name}/json`, `…/history`, `…/get`.
 pub(super) async fn of_name<H: Host>(
     State(shared): State<Arc<Shared<H>>>,
     Path(path): Path<String>,
+    query: Result<Query<OfNameQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let Query(query) = query?;
+    let platform = platform_text(&query.platform)?;
     match path.rsplit_once('/') {
-        Some((name, "json")) => Ok(Json(shared.host.inspect_image(name).await?).into_response()),
+        Some((name, "json")) => {
+            let image = shared.host.inspect_image(name, platform.as_deref());
+            Ok(Json(image.await?).into_response())
+        }
         Some((name, "history")) => Ok(Json(shared.host.image_history(name).await?).into_response()),
         Some((name, "get")) => save(shared, vec![name.to_owned()]).await,
         _ => Err(page_not_found()),

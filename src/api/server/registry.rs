@@ -198,7 +198,7 @@ async fn push_all<H: Host>(
 
 /// The digest by which the image of a name was pulled.
 async fn digest_of<H: Host>(host: &H, reference: &str) -> Option<String> {
-    let image = host.inspect_image(reference).await.ok()?;
+    let image = host.inspect_image(reference, None).await.ok()?;
     let (name, pinned) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (reference, None),

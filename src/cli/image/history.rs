@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{age, short_id};
+use super::{age, require_platform, short_id};
 use crate::api::wire::image::HistoryItem;
 use crate::cli::clock::now_ns;
 use crate::cli::command::with_engine;
@@ -27,6 +27,9 @@ pub struct History {
     /// Ids only
     #[arg(short = 'q', long)]
     pub quiet: bool,
+    /// Only if it is made for this platform, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
 }
 
 /// A moment as Docker has it in a history, unlike in its lists.
@@ -48,6 +51,7 @@ const CREATED_BY_CHARS: usize = 45;
 impl History {
     pub fn run(self, context: &Context) -> Result<(), Failure> {
         let steps = with_engine(context, async |client| {
+            require_platform(&client, &[&self.image], self.platform.as_deref()).await?;
             Ok(client.image_history(&self.image).await?)
         })?;
         let text = self.render(&steps, now_ns())?;

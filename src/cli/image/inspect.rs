@@ -20,6 +20,9 @@ pub struct Inspect {
     /// A Go template for each image, or `json`
     #[arg(short = 'f', long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Only if it is made for this platform, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
 }
 
 impl Inspect {
@@ -34,7 +37,8 @@ impl Inspect {
         let mut missing = Vec::new();
         with_engine(context, async |client| {
             for name in &self.images {
-                match client.inspect_image(name).await {
+                let platform = self.platform.as_deref();
+                match client.inspect_image_for(name, platform).await {
                     Ok(image) => found.push(image),
                     Err(ClientError::Engine(error)) if error.kind == FailureKind::NotFound => {
                         missing.push(error.message);

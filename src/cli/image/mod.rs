@@ -22,6 +22,7 @@ use clap::{Args, Subcommand};
 
 use super::globals::Context;
 use super::output::Failure;
+use crate::api::client::Client;
 use crate::api::status_text::human_duration;
 
 /// Look after images
@@ -77,6 +78,20 @@ impl Image {
             ImageCommand::Check(check) => check.run(context),
         }
     }
+}
+
+/// Refuses images that are made for another platform than the user names.
+async fn require_platform(
+    client: &Client,
+    images: &[&str],
+    platform: Option<&str>,
+) -> Result<(), Failure> {
+    if platform.is_some() {
+        for image in images {
+            client.inspect_image_for(image, platform).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What stands where there is no name.

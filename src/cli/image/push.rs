@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::pull::{refuse_a_tag_of_all, show, shown_name};
+use super::require_platform;
 use crate::api::wire::registry::ImageTransfer;
 use crate::cli::command::with_engine;
 use crate::cli::credentials;
@@ -27,6 +28,9 @@ pub struct Push {
     /// Print the name only
     #[arg(short, long)]
     pub quiet: bool,
+    /// Only if it is made for this platform, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
     /// Without effect: there is no content trust, and scripts that switch it off may go on
     #[arg(long, hide = true)]
     pub disable_content_trust: bool,
@@ -41,7 +45,9 @@ impl Push {
             reference: self.name,
             ..ImageTransfer::default()
         };
+        let platform = self.platform;
         with_engine(context, async |client| {
+            require_platform(&client, &[&transfer.reference], platform.as_deref()).await?;
             let reports = client.push_image(&transfer).await?;
             show(context, reports, self.quiet).await
         })?;

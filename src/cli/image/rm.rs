@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::require_platform;
 use crate::api::client::ClientError;
 use crate::api::wire::image::DeleteItem;
 use crate::cli::command::with_engine;
@@ -24,6 +25,9 @@ pub struct Rm {
     /// Accepted for scripts: there are no untagged parents
     #[arg(long)]
     pub no_prune: bool,
+    /// Only if it is made for this platform, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
 }
 
 impl Rm {
@@ -31,6 +35,11 @@ impl Rm {
         with_engine(context, async |client| {
             let mut failures = Vec::new();
             for image in &self.images {
+                let platform = self.platform.as_deref();
+                if let Err(failure) = require_platform(&client, &[image], platform).await {
+                    failures.push(failure);
+                    continue;
+                }
                 match client.remove_image(image, self.force).await {
                     Ok(items) => context.output.out(lines(&items).as_bytes())?,
                     Err(ClientError::Engine(error))

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::layout;
+use super::{layout, require_platform};
+use crate::api::client::Client;
 use crate::cli::command::with_engine;
 use crate::cli::globals::Context;
 use crate::cli::output::{Failure, Kind};
@@ -27,6 +28,9 @@ pub struct Save {
     /// The archive, or oci:DIR for a layout; standard output when it is not given
     #[arg(short = 'o', long, value_name = "FILE")]
     pub output: Option<String>,
+    /// Only if they are made for this platform, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
 }
 
 impl Save {
@@ -39,6 +43,7 @@ impl Save {
                 );
             }
             return with_engine(context, async |client| {
+                self.require_platform(&client).await?;
                 let mut archive = client.save_images(&self.images).await?;
                 while let Some(piece) = archive.next().await {
                     context.output.out(&piece.map_err(broken_off)?)?;
@@ -54,6 +59,7 @@ impl Save {
         };
         let mut partial = Partial::create(&file)?;
         with_engine(context, async |client| {
+            self.require_platform(&client).await?;
             let mut archive = client.save_images(&self.images).await?;
             while let Some(piece) = archive.next().await {
                 partial.write(&piece.map_err(broken_off)?)?;
@@ -64,6 +70,13 @@ impl Save {
             Some(directory) => layout::unpack(partial.reopen()?, &directory),
             None => partial.keep(),
         }
+    }
+}
+
+impl Save {
+    async fn require_platform(&self, client: &Client) -> Result<(), Failure> {
+        let images: Vec<&str> = self.images.iter().map(String::as_str).collect();
+        require_platform(client, &images, self.platform.as_deref()).await
     }
 }
 

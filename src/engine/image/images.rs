@@ -335,6 +335,20 @@ impl Images {
         self.inner.image(&id)
     }
 
+    /// Whether an image is made for a platform; why not is the error.
+    pub fn require_platform(&self, name: &str, platform: &str) -> Result<(), ImageError> {
+        let wanted = Platform::parse(platform)?;
+        let made_for = Platform::of_config(&self.get(name)?.config);
+        match wanted.accepts(&made_for) {
+            true => Ok(()),
+            false => Err(ImageError::OtherPlatform {
+                image: name.to_owned(),
+                present: made_for.to_string(),
+                wanted: wanted.to_string(),
+            }),
+        }
+    }
+
     /// All images, newest first. A damaged one is left out, with a warning in the log; it can
     /// still be removed, and reading its source again heals it.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
