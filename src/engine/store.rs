@@ -20,6 +20,8 @@ use serde::de::DeserializeOwned;
 const SCHEMA: u32 = 1;
 /// What is kept aside for a full disk; removing a container writes a few pages of the store.
 const RESERVE_BYTES: u64 = 1 << 20;
+/// A read that writers interrupt again and again is told so; each of them has a full disk to fight.
+const MAX_READS: usize = 8;
 
 /// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,17 @@ impl StoreError {
                 path: other.to_string(),
             },
         }
+    }
+
+    /// Whether the database was closed under the caller, or is about to be after a failed write.
+    fn is_interruption(&self) -> bool {
+        let StoreError::Storage(error) = self else {
+            return false;
+        };
+        matches!(
+            **error,
+            redb::Error::DatabaseClosed | redb::Error::PreviousIo
+        )
     }
 
     /// Whether room on the disk would have helped.
@@ -175,7 +188,7 @@ impl Place {
                 return database.begin_read().map_err(storage);
             }
         }
-        self.reopen()?;
+        self.open_if_closed()?;
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         match &*database {
             Some(database) => database.begin_read().map_err(storage),
@@ -187,6 +200,19 @@ impl Place {
         StoreError::Closed {
             path: self.path.display().to_string(),
         }
+    }
+
+    /// Opens the database unless somebody else has done so meanwhile: whoever found it closed must
+    /// not close it again under a writer that was quicker.
+    fn open_if_closed(&self) -> Result<(), StoreError> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if database.is_none() {
+            *database = Some(Place::open(&self.path)?);
+        }
+        Ok(())
     }
 
     /// Closes and opens the database, which repairs it: the last commit that succeeded stands.
@@ -255,33 +281,54 @@ impl Store {
         table: Table,
         key: &str,
     ) -> Result<Option<T>, StoreError> {
-        let read = self.place.read()?;
-        let table = match read.open_table(table.definition()) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(storage(error)),
-        };
-        let Some(guard) = table.get(key).map_err(storage)? else {
-            return Ok(None);
-        };
-        decode(key, guard.value()).map(Some)
+        self.reading(|read| {
+            let table = match read.open_table(table.definition()) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(error) => return Err(storage(error)),
+            };
+            let Some(guard) = table.get(key).map_err(storage)? else {
+                return Ok(None);
+            };
+            decode(key, guard.value()).map(Some)
+        })
+    }
+
+    /// Reads; once more when a writer has closed the database meanwhile to open it anew (L39). What
+    /// is in memory already could be read on, what is not could not.
+    fn reading<T>(
+        &self,
+        look: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let attempt = || look(&self.place.read()?);
+        let mut result = attempt();
+        for _ in 1..MAX_READS {
+            if !result.as_ref().is_err_and(StoreError::is_interruption) {
+                break;
+            }
+            // Until the writer is done with it.
+            drop(lock(&self.writer));
+            result = attempt();
+        }
+        result
     }
 
     /// All records of a table, by key.
     pub fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
-        let read = self.place.read()?;
-        let table = match read.open_table(table.definition()) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(storage(error)),
-        };
-        let mut records = Vec::new();
-        for entry in table.iter().map_err(storage)? {
-            let (key, value) = entry.map_err(storage)?;
-            let record = decode(key.value(), value.value())?;
-            records.push((key.value().to_owned(), record));
-        }
-        Ok(records)
+        self.reading(|read| {
+            let table = match read.open_table(table.definition()) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(storage(error)),
+            };
+            let mut records = Vec::new();
+            for entry in table.iter().map_err(storage)? {
+                let (key, value) = entry.map_err(storage)?;
+                let record = decode(key.value(), value.value())?;
+                records.push((key.value().to_owned(), record));
+            }
+            Ok(records)
+        })
     }
 
     pub fn put(&self, table: Table, key: &str, record: &impl Serialize) -> Result<(), StoreError> {
@@ -473,6 +520,52 @@ mod tests {
             nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
         };
         std::thread::spawn(work).join().unwrap();
+    }
+
+    #[test]
+    fn l39_a_reader_does_not_notice_that_a_writer_opens_the_store_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let mut batch = Batch::default();
+        for n in 0..50 {
+            batch.put(Table::Volumes, &format!("{n:02}"), &"x".repeat(1 << 16));
+        }
+        Store::open(&path).unwrap().commit(batch).unwrap();
+        // Nothing of it is in memory yet.
+        let store = Store::open(&path).unwrap();
+        let n_attempts = std::cell::Cell::new(0);
+        let n_bytes = store.reading(|read| {
+            n_attempts.set(n_attempts.get() + 1);
+            if n_attempts.get() == 1 {
+                store.place.reopen()?;
+            }
+            let table = read.open_table(Table::Volumes.definition());
+            let mut n_bytes = 0;
+            for entry in table.map_err(storage)?.iter().map_err(storage)? {
+                n_bytes += entry.map_err(storage)?.1.value().len();
+            }
+            Ok(n_bytes)
+        });
+        assert_eq!((n_bytes.unwrap(), n_attempts.get()), (50 * 65_538, 2));
+    }
+
+    #[test]
+    fn l39_a_store_that_is_open_again_is_not_closed_under_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.redb")).unwrap();
+        *store.place.database.write().unwrap() = None;
+        store.place.open_if_closed().unwrap();
+        let write = {
+            let database = store.place.database.read().unwrap();
+            database.as_ref().unwrap().begin_write().unwrap()
+        };
+        // By one who had found it closed, too.
+        store.place.open_if_closed().unwrap();
+        let mut table = write.open_table(Table::Meta.definition()).unwrap();
+        table.insert("a", b"1".as_slice()).unwrap();
+        drop(table);
+        write.commit().unwrap();
+        assert_eq!(store.get::<u32>(Table::Meta, "a").unwrap(), Some(1));
     }
 
     #[test]

@@ -35,12 +35,22 @@ pub fn parse(sources: &SourceMap, file: FileId, diagnostics: &mut Vec<Diagnostic
     let mut chosen = first;
     if let Cow::Owned(relaxed) = lenient::relax(&text) {
         let second = read(sources, file, (&text, &relaxed));
-        if second.refused_at.is_none_or(|at| at > refused_at) {
+        // A bracket that is never closed swallows the rest of the file: where the strict reading
+        // stopped is nearer to it than the end.
+        let is_end = |at: u32| at as usize >= text.trim_end().len();
+        let is_about_tabs = line_at(&text, refused_at as usize).contains('\t');
+        let tells_more = |at| at > refused_at && (!is_end(at) || is_about_tabs);
+        if second.refused_at.is_none_or(tells_more) {
             chosen = second;
         }
     }
     diagnostics.extend(chosen.diagnostics);
     chosen.documents
+}
+
+fn line_at(text: &str, at: usize) -> &str {
+    let begin = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    text[begin..].split('\n').next().unwrap_or_default()
 }
 
 /// What one reading of a file came to.
@@ -708,6 +718,8 @@ mod tests {
             (line, found.help.clone().unwrap_or_default())
         };
         assert_eq!(help("a:\tb\nc: [\nx]\nd: e: f\n").0, 4);
+        assert_eq!(help("a:\n  b: [unclosed\n  c: d\n").0, 3);
+        assert_eq!(help("a:\tb\nc: [d\n").0, 3);
         let (line, tabs) = help("a:\n  b: c\n\td: e\n");
         assert!(line == 3 && tabs.contains("spaces"), "{line} {tabs}");
     }
