@@ -1,6 +1,7 @@
 //! Names, addresses, isolation and published ports, asked from inside, from the host's namespace and
 //! from a neighbour machine on the host's link.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use crate::harness::{Project, TestEnv, env::run, kernel, wait_for};
@@ -327,7 +328,9 @@ impl Server {
             "while :; do printf 'HTTP/1.0 200 OK\\r\\n\\r\\noutside\\n' | busybox nc -l -p {port}; done"
         );
         let mut command = neighbour.command("sh");
-        let child = command.args(["-c", &script]).spawn().expect("sh is there");
+        // A group of its own, with whatever the loop is just starting.
+        command.args(["-c", &script]).process_group(0);
+        let child = command.spawn().expect("sh is there");
         wait_for("the outside server", || {
             (neighbour.curl(&format!("http://127.0.0.1:{port}/")).is_ok()).then_some(())
         });
@@ -337,15 +340,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.child.wait();
-        // Its current `nc` has lost its parent; it ends with our pid namespace at the latest.
-        for process in kernel::processes() {
-            if process.command.starts_with("busybox nc -l") {
-                let pid = nix::unistd::Pid::from_raw(process.pid);
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            }
-        }
+        // Its current `nc` has lost its parent, and is waited for by the namespace's first process.
+        let _ = crate::harness::wait::poll(std::time::Duration::from_secs(5), || {
+            nix::sys::signal::killpg(group, None).is_err().then_some(())
+        });
     }
 }
 
