@@ -736,6 +736,8 @@ services:
         assert_ne!(told.code, 0, "{told}");
         assert!(told.stderr.contains(reason), "{name}: {told}");
         assert!(told.stderr.contains("compose.yaml:1:11"), "{name}: {told}");
+        let has_remedy = told.stderr.contains("belongs under `image`");
+        assert_eq!(has_remedy, name == "image:1", "{told}");
     }
     assert!(!env.path(".cache/x.env").exists() && !env.path(".cache/wharf/x.env").exists());
 }

@@ -183,7 +183,10 @@ async fn push_all<H: Host>(
                 "an image does not exist locally with the tag: {}",
                 request.reference
             ),
-            hints: Vec::new(),
+            hints: vec![
+                "`wharf image ls` shows what is here, `wharf image tag` gives an image this name"
+                    .to_owned(),
+            ],
         });
     }
     for reference in names {

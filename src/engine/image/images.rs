@@ -295,14 +295,7 @@ impl Images {
         cancelled: &CancellationToken,
     ) -> Result<Artifact, ImageError> {
         let visit = visit(reference, login, cancelled)?;
-        let asked = match reference {
-            Reference::Registry {
-                digest: Some(digest),
-                ..
-            } => digest.to_string(),
-            Reference::Registry { tag: Some(tag), .. } => tag.clone(),
-            _ => "latest".to_owned(),
-        };
+        let asked = tag_or_digest(reference);
         let fetched = self.inner.registries.artifact(&visit, &asked, kinds).await;
         fetched.map_err(|error| match error {
             ImageError::Registry(source) => not_told(reference)(source),
@@ -318,15 +311,8 @@ impl Images {
         cancelled: &CancellationToken,
     ) -> Result<Described, ImageError> {
         let visit = visit(reference, login, cancelled)?;
-        let name = match reference {
-            Reference::Registry {
-                digest: Some(digest),
-                ..
-            } => digest.to_string(),
-            Reference::Registry { tag: Some(tag), .. } => tag.clone(),
-            _ => "latest".to_owned(),
-        };
-        self.inner.registries.describe(&visit, &name).await
+        let asked = tag_or_digest(reference);
+        self.inner.registries.describe(&visit, &asked).await
     }
 
     /// An image by reference, or by id or the unique beginning of one.
@@ -652,6 +638,18 @@ fn visit<'a>(
         _ => Err(ImageError::NotPulled {
             image: reference.to_string(),
         }),
+    }
+}
+
+/// What a registry is asked for; a tag beside a digest says nothing more.
+pub(super) fn tag_or_digest(reference: &Reference) -> String {
+    match reference {
+        Reference::Registry {
+            digest: Some(digest),
+            ..
+        } => digest.to_string(),
+        Reference::Registry { tag: Some(tag), .. } => tag.clone(),
+        _ => "latest".to_owned(),
     }
 }
 

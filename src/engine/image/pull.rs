@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::CheckedConfig;
 use super::digest::chain_ids;
-use super::images::{Image, Inner, ReferenceRecord, lock, now};
+use super::images::{Image, Inner, ReferenceRecord, lock, now, tag_or_digest};
 use super::layer::Expected;
 use super::platform::Platform;
 use super::pull_policy::PullPolicy;
@@ -153,8 +153,7 @@ impl Inner {
         let Reference::Registry {
             registry,
             repository,
-            tag,
-            digest,
+            ..
         } = reference
         else {
             return Err(ImageError::NoImage {
@@ -174,12 +173,7 @@ impl Inner {
             });
         };
         whole("resolving");
-        // A tag beside a digest says nothing more.
-        let asked = match (digest, tag) {
-            (Some(digest), _) => digest.to_string(),
-            (None, Some(tag)) => tag.clone(),
-            (None, None) => "latest".to_owned(),
-        };
+        let asked = tag_or_digest(reference);
         let known = record
             .as_ref()
             .filter(|_| present.is_some())

@@ -185,6 +185,10 @@ impl RegistryError {
             RegistryError::RateLimited { host, .. } => {
                 format!("wait, or `wharf login {host}`: users with an account may ask more often")
             }
+            RegistryError::OtherKind { .. } => {
+                "name what `docker compose publish` put there; an image belongs under `image`"
+                    .to_owned()
+            }
             RegistryError::Mismatch { .. } => {
                 "the content was changed on its way, or the registry is damaged: pull again, and \
                  ask its owner"
